@@ -1,0 +1,123 @@
+"""Where problems come from: generated without end, or recorded in the official files. Both are asked the same way."""
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+
+from rmtkit.babi.generation import check_task, generate_problem
+from rmtkit.babi.reading import read_stories
+from rmtkit.babi.story import Problem, Story, problems
+
+SPLITS = ("train", "validation", "test")
+_SPLIT_OF_BUCKET = ("train",) * 8 + ("validation", "test")
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} does not exist; the splits are {', '.join(SPLITS)}")
+
+
+def _bucket(facts: tuple[str, ...], num_buckets: int) -> int:
+    digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % num_buckets
+
+
+def _split_of(facts: tuple[str, ...]) -> str:
+    return _SPLIT_OF_BUCKET[_bucket(facts, len(_SPLIT_OF_BUCKET))]
+
+
+def _is_too_long(facts: tuple[str, ...], max_n_facts: int | None) -> bool:
+    return max_n_facts is not None and len(facts) > max_n_facts
+
+
+class GeneratedProblems:
+    """Problems drawn from the rules of bAbI, as many as wanted.
+
+    No two splits ever share the facts of a problem, whatever the seeds: the facts' hash decides where they belong
+    (80 % train, 10 % validation, 10 % test), and a problem is drawn anew until it belongs to the split asked for.
+
+    Args: max_n_facts: problems with more facts are drawn anew (the authors' option of this name counts the question too).
+    """
+
+    def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None):
+        check_task(task)
+        self.task = task
+        self.seed = seed
+        self.max_n_facts = max_n_facts
+
+    def num_problems(self, split: str) -> None:
+        """None: there is no end."""
+        _check_split(split)
+
+    def problem(self, split: str, index: int, *, num_extra_questions: int = 0) -> Problem:
+        """The problem with this index: a pure function of task, seed, split and index.
+
+        Args: index from 0, without end;  num_extra_questions: see `generate_problem`; the facts and the first question
+              do not depend on it.
+        """
+        _check_split(split)
+        rng = random.Random(f"{self.task}/{self.seed}/{split}/{index}")
+        return generate_problem(
+            self.task, rng, num_extra_questions=num_extra_questions,
+            is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and _split_of(facts) == split)
+
+
+class RecordedProblems:
+    """Problems of the official files, in the same splits.
+
+    "test" is the official test file; "train" and "validation" are nine and one tenth of the stories of the training
+    file, by the hash of their facts: equal stories fall on one side. Each file is read when it is first needed.
+
+    Trap: the official training and test files are not disjoint. 988 of the 1,000 test stories of qa4 tell the facts of
+    a training story, 741 of them with the same question; in qa17 it is 29 of 125. In the other tasks no story is
+    shared, but beginnings of a few facts are: 26 of the 1,000 test questions of qa1 follow facts seen in training.
+    """
+
+    def __init__(self, path: str | os.PathLike, task: str, *, seed: int, max_n_facts: int | None = None):
+        if Path(path).suffix == ".txt":
+            raise ValueError(f"{str(path)!r} is one file, expected a folder or archive with a training and a test file")
+        self.path = path
+        self.task = task
+        self.seed = seed
+        self.max_n_facts = max_n_facts  # problems with more facts are left out
+        self._recorded: dict[str, list[Problem]] = {}  # by split
+
+    def num_problems(self, split: str) -> int:
+        """How many there are; indices beyond start again from the first."""
+        return len(self._problems(split))
+
+    def problem(self, split: str, index: int, *, num_extra_questions: int = 0) -> Problem:
+        """The problem with this index, modulo their number.
+
+        The seed decides the order of "train"; the others are in the order of the file.
+        Args: num_extra_questions: ignored; the files hold no more questions about the same facts.
+        """
+        recorded = self._problems(split)
+        return recorded[index % len(recorded)]
+
+    def _problems(self, split: str) -> list[Problem]:
+        _check_split(split)
+        if split not in self._recorded:
+            self._read("test" if split == "test" else "train")
+        if not self._recorded[split]:
+            raise ValueError(f"split {split!r} of {str(self.path)!r} holds no question of {self.task}")
+        return self._recorded[split]
+
+    def _read(self, file_split: str) -> None:
+        stories = read_stories(self.path, self.task, file_split)
+        if file_split == "test":
+            self._recorded["test"] = [p for story in stories for p in self._short_problems(story)]
+            return
+        train: list[Problem] = []
+        validation: list[Problem] = []
+        for story in stories:
+            is_validation = _bucket(story.facts, 10) == 0
+            (validation if is_validation else train).extend(self._short_problems(story))
+        rng = random.Random(f"{self.task}/{self.seed}")
+        self._recorded["train"] = sorted(train, key=lambda _: rng.random())
+        self._recorded["validation"] = validation
+
+    def _short_problems(self, story: Story) -> list[Problem]:
+        return [problem for problem in problems(story) if not _is_too_long(problem.facts, self.max_n_facts)]

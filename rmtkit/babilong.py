@@ -1,0 +1,230 @@
+"""BABILong samples: the facts of a bAbI problem scattered in background text to an exact length.
+
+Kuratov et al. 2024 (2402.10790), section 3. A sample is a pure function of (seed, split, index): neither order nor
+workers nor ranks nor a resumed run can change it. Background arrives as slices of a token store, so that building ten
+million tokens is a copy, not a tokenisation.
+
+Axis letters: b batch, t tokens, k facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmtkit.babi import Problem, Question, has_space_before_tab
+from rmtkit.background import SPLITS, Background, encode_pieces
+
+LAYOUTS = ("spaced", "authors")
+QUESTION_POSITIONS = ("last", "first", "both")
+MAX_DRAWS = 2000  # problems drawn in search of one that fits, before giving up
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One BABILong sample as token ids, and where its facts are.
+
+    prompt:        Edna liked fog. | Mary went to the garden. | It rained. ... | Where is Mary?      (t,)
+    fact_spans:                     [start, end) of each fact in the prompt                           (k, 2)
+    continuation:  garden <eos>  [ Where is John? hallway <eos> ... ]   extra questions in training   (c,)
+    is_answer:     1      1      [ 0     0  0     1       1         ]   where the loss is taken       (c,)
+    """
+
+    prompt: np.ndarray
+    continuation: np.ndarray
+    is_answer: np.ndarray
+    fact_spans: np.ndarray
+    problem: Problem
+    split: str
+    index: int
+
+    @property
+    def question(self) -> Question:
+        """The question that is scored."""
+        return self.problem.questions[0]
+
+    @property
+    def supporting_depths(self) -> tuple[float, ...]:
+        """Where the supporting facts start, as a share of the prompt: 0 is its first token."""
+        return tuple(float(self.fact_spans[i, 0]) / len(self.prompt) for i in self.question.supporting)
+
+
+class BabilongBuilder:
+    """Builds samples of any length from problems and background.
+
+    Args:
+        problems: `GeneratedProblems` or `RecordedProblems`.
+        background: an opened token store made with the same tokenizer, or None for facts alone ("0k").
+        tokenizer: any Hugging Face tokenizer with an EOS token.
+        seed: of background passages and fact positions (stories have the seed of `problems`).
+        layout: "spaced" puts one space between all pieces; "authors" repeats the token layout of the paper's code
+            for GPT-2: no separator between facts and background, a "GEN" token before the answer, no space in it.
+        question_position: "last"; "first" (then "Answer:" ends the prompt); "both" ends.
+        fact_depth: facts lie between these two shares of the sample, 0 <= low < high <= 1; if no gap between
+            sentences is there, in the nearest one.
+        answer_size: tokens that the continuation may take; extra questions that do not fit are dropped.
+    Raises: ValueError for a value outside of what is listed above.
+    """
+
+    def __init__(
+        self,
+        problems,
+        background: Background | None,
+        tokenizer,
+        *,
+        seed: int = 0,
+        layout: str = "spaced",
+        question_position: str = "last",
+        fact_depth: tuple[float, float] = (0.0, 1.0),
+        answer_size: int = 32,
+    ):
+        _check_choice("layout", layout, LAYOUTS)
+        _check_choice("question_position", question_position, QUESTION_POSITIONS)
+        low, high = fact_depth
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"fact_depth is {low}..{high}; expected two shares of the sample, 0 <= low < high <= 1")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no EOS token, which ends every answer; set tokenizer.eos_token")
+        self.problems = problems
+        self.background = background
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.layout = layout
+        self.question_position = question_position
+        self.fact_depth = fact_depth
+        self.answer_size = answer_size
+        self._pieces: dict[str, np.ndarray] = {}
+        self._fitting: dict[tuple[str, int | None], np.ndarray] = {}
+
+    def sample(self, split: str, index: int, num_tokens: int | None = None, *, num_extra_questions: int = 0) -> Sample:
+        """Build the sample with this index.
+
+        Args:    split: train, validation or test;  index: from 0;  num_tokens: exact length of the prompt in tokens
+                 (in the layout "authors" of the prompt without its question and "GEN"); None: facts alone;
+                 num_extra_questions: further questions about the same facts after the first answer.
+        Raises:  ValueError if facts and question do not fit `num_tokens`.
+        """
+        _check_choice("split", split, SPLITS)
+        if self.background is None or num_tokens is None:
+            num_tokens = None
+        rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
+        problem = self._fitting_problem(split, index, num_tokens, num_extra_questions)
+        facts = [self._encode(fact) for fact in problem.facts]
+        head, tail = self._question_ends(problem.questions[0].text)
+        context, spans = self._context(facts, num_tokens, len(head), len(tail), split, rng)
+        continuation, is_answer = self._continuation(problem.questions)
+        return Sample(
+            prompt=np.concatenate([head, context, tail]).astype(context.dtype, copy=False),
+            continuation=continuation,
+            is_answer=is_answer,
+            fact_spans=spans + len(head),
+            problem=problem,
+            split=split,
+            index=index,
+        )
+
+    def num_fitting(self, split: str, num_tokens: int | None) -> int | None:
+        """Return how many recorded problems fit a prompt of `num_tokens`; None if problems are endless."""
+        if self.problems.num_problems(split) is None:
+            return None
+        return len(self._fitting_indices(split, num_tokens))
+
+    # ------------------------------------------------------------------ which problem
+
+    def _fitting_problem(self, split, index, num_tokens, num_extra_questions) -> Problem:
+        """Return the problem of this index; one that does not fit is drawn anew (generated) or left out (recorded)."""
+        draw = self.problems.problem
+        if self.problems.num_problems(split) is not None:
+            fitting = self._fitting_indices(split, num_tokens)
+            if not len(fitting):
+                raise ValueError(self._too_long(f"none of the recorded {split} problems fits", num_tokens))
+            return draw(split, int(fitting[index % len(fitting)]))
+        for attempt in range(MAX_DRAWS):
+            problem = draw(split, index + (attempt << 40), num_extra_questions=num_extra_questions)
+            if num_tokens is None or self.num_fixed_tokens(problem) <= num_tokens:
+                return problem
+        raise ValueError(self._too_long(f"none of {MAX_DRAWS} generated problems fits", num_tokens))
+
+    def _fitting_indices(self, split, num_tokens) -> np.ndarray:
+        key = (split, num_tokens)
+        if key not in self._fitting:
+            everything = (self.problems.problem(split, i) for i in range(self.problems.num_problems(split)))
+            fits = [num_tokens is None or self.num_fixed_tokens(problem) <= num_tokens for problem in everything]
+            self._fitting[key] = np.flatnonzero(fits)
+        return self._fitting[key]
+
+    def num_fixed_tokens(self, problem: Problem) -> int:
+        """Return the tokens of a prompt that are not background: facts, question, answer mark."""
+        ends = [] if self.layout == "authors" else self._question_ends(problem.questions[0].text)
+        return sum(len(self._encode(fact)) for fact in problem.facts) + sum(len(end) for end in ends)
+
+    def _too_long(self, what: str, num_tokens: int | None) -> str:
+        limit = self.problems.max_n_facts
+        limited = "" if limit is None else f" (with up to max_n_facts={limit} facts)"
+        return f"{what} a prompt of {num_tokens} tokens{limited}; take longer samples or fewer facts (max_n_facts)"
+
+    # ------------------------------------------------------------------ tokens
+
+    def _encode(self, text: str) -> np.ndarray:
+        """Encode a piece of text once; bAbI has few different sentences, so that the table stays small."""
+        if text not in self._pieces:
+            self._pieces[text] = encode_pieces(self.tokenizer, [text], is_joined=self.layout == "spaced")[0]
+        return self._pieces[text]
+
+    def _question_ends(self, question: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what stands before and what stands after the context."""
+        nothing = np.empty(0, dtype=np.int64)
+        if self.layout == "authors":  # the file's space before the tab stays; "GEN" is the first piece of that word
+            asked = self._encode(question + " " * has_space_before_tab(self.problems.task))
+            return (asked if self.question_position != "last" else nothing), np.append(
+                asked if self.question_position != "first" else nothing, self._encode("GEN")[:1]
+            )
+        asked = self._encode(question)
+        head = asked if self.question_position != "last" else nothing
+        return head, (self._encode("Answer:") if self.question_position == "first" else asked)
+
+    def _continuation(self, questions: tuple[Question, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the answer and further questions with theirs, each answer ended by EOS, and the answers' mask."""
+        tokens, is_answer = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+        for number, question in enumerate(questions):
+            asked = self._question_ends(question.text)[1] if number else tokens[:0]
+            answer = np.append(self._encode(question.answer), self.tokenizer.eos_token_id)
+            if number and len(tokens) + len(asked) + len(answer) > self.answer_size:
+                break
+            tokens = np.concatenate([tokens, asked, answer])
+            is_answer = np.concatenate([is_answer, np.zeros(len(asked), dtype=bool), np.ones(len(answer), dtype=bool)])
+        return tokens, is_answer
+
+    # ------------------------------------------------------------------ facts in background
+
+    def _context(self, facts, num_tokens, num_head, num_tail, split, rng) -> tuple[np.ndarray, np.ndarray]:
+        """Insert the facts into a passage of background, in order, at gaps drawn with replacement."""
+        num_facts = sum(len(fact) for fact in facts)
+        if num_tokens is None:
+            return _interleave(np.empty(0, dtype=np.int64), np.zeros(len(facts), dtype=np.int64), facts)
+        question_tokens = 0 if self.layout == "authors" else num_head + num_tail
+        passage, starts = self.background.passage(split, num_tokens - num_facts - question_tokens, rng)
+        gaps = np.append(starts, len(passage)) if len(passage) else np.zeros(1, dtype=np.int64)
+        low, high = (share * num_tokens - num_head for share in self.fact_depth)
+        allowed = gaps[(gaps >= low) & (gaps + num_facts <= high)]
+        if not len(allowed):  # no sentence ends within the range: the nearest gap before its end
+            allowed = gaps[np.abs(gaps - max(low, high - num_facts)).argmin()][None]
+        return _interleave(passage, np.sort(rng.choice(allowed, len(facts))), facts)
+
+
+def _interleave(passage, positions, facts) -> tuple[np.ndarray, np.ndarray]:
+    """Insert facts before the given positions of a passage; return the tokens and the facts' spans (k, 2)."""
+    pieces, spans, length, done = [], [], 0, 0
+    for position, fact in zip(positions, facts, strict=True):
+        length += int(position) - done
+        pieces += [passage[done:position], fact]
+        spans.append((length, length + len(fact)))
+        length, done = length + len(fact), int(position)
+    pieces.append(passage[done:])
+    return np.concatenate(pieces), np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

@@ -1,0 +1,254 @@
+"""Presets, and strict checking of parameters.
+
+A preset is a frozen dataclass; a notebook parameter or a command-line option overrides one of its fields by name. An
+unknown name or a value out of range raises one line that says what is allowed: papermill itself would only warn.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PLACE = {"identity": False}  # a field that says where or how fast, not what: it does not change a trained model
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment. The defaults are those of the preset `tiny`: offline, two CPU cores, minutes."""
+
+    preset: str = "tiny"
+    task: str = "qa1"  # bAbI task
+    seed: int = 0
+    # problems
+    babi_path: str | None = None  # real bAbI: folder, zip or "hub"; None: generated stories
+    max_n_facts: int | None = None  # problems with more facts are left out; None: those that do not fit the length
+    num_extra_questions: int = 3  # further questions about the same facts, in training only
+    # background
+    background: str = "wiki"  # wiki, pg19, wikitext, local, none
+    background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext
+    background_tokens: int | None = None  # tokens kept per split at most
+    # sample
+    layout: str = "spaced"  # "authors": the token layout of the paper's code
+    question_position: str = "last"  # last, first, both
+    fact_depth_start: float = 0.0  # facts start after this share of the sample
+    fact_depth_end: float = 1.0  # and end before this one
+    answer_size: int = 32  # tokens of the last segment kept free for answers
+    # model
+    backbone: str = "reference:backbone"  # our small one, or a folder, or a hub name
+    num_memory_tokens: int = 8
+    segment_size: int = 128  # tokens of text; memory comes on top
+    bptt_depth: int | None = None  # segments that gradients pass through; None: all
+    segment_checkpointing: bool = False  # recompute activations in the backward pass
+    # training
+    segments: tuple[int, ...] = (1, 2, 4, 8)  # curriculum: number of segments of each stage
+    steps: tuple[int, ...] = (100, 200, 200, 200)  # updates per stage at most; one number serves all stages
+    vary_segments: float = 0.3  # share of batches whose number of segments is uniform in 1..stage's
+    batch_size: int = 32  # samples per update
+    micro_batch_size: int = 32  # samples in memory at once
+    optimizer: str = "muon"  # muon (matrices; AdamW for the rest), adamw
+    learning_rate: float = 2e-3  # peak, AdamW
+    matrix_learning_rate: float = 0.02  # peak, Muon
+    weight_decay: float = 0.0
+    schedule: str = "linear"  # any name of transformers.SchedulerType
+    schedule_horizon: float = 1.0  # the schedule is that of a stage this many times longer (paper: 2)
+    warmup_share: float = 0.05  # of a stage's updates
+    max_grad_norm: float = 1.0
+    # validation, on the validation split
+    eval_steps: int = 50  # updates between validations, and between checkpoints
+    validation_samples: int = 200
+    promote_at: float = 1.0  # accuracy at which a stage ends early
+    patience: int = 10  # validations without a better accuracy before a stage ends
+    # test, after training
+    test_segments: tuple[int, ...] = field(default=(1, 2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
+    test_samples: int = field(default=500, metadata=PLACE)
+    test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
+    # where, and how fast
+    precision: str = field(default="auto", metadata=PLACE)  # auto, float32, bfloat16, float16
+    num_workers: int = field(default=0, metadata=PLACE)  # processes that build samples
+    data_dir: str = field(default=str(PROJECT / "data"), metadata=PLACE)
+    outputs_dir: str = field(default=str(PROJECT / "outputs"), metadata=PLACE)
+    run_dir: str | None = field(default=None, metadata=PLACE)  # None: a folder under outputs_dir/runs
+
+
+TINY = Config()
+SMOKE = dataclasses.replace(
+    TINY, preset="smoke", segments=(1, 2), steps=(4, 4), batch_size=8, micro_batch_size=8, eval_steps=2,
+    validation_samples=8, test_segments=(1, 2, 4), test_samples=16, test_batch_size=16,
+)  # fmt: skip
+PAPER = dataclasses.replace(
+    TINY, preset="paper", babi_path="hub", num_extra_questions=0, background="pg19", background_tokens=200_000_000,
+    layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512,
+    segments=(1, 2, 4, 6, 8, 16, 32), steps=(5000,), vary_segments=1.0, batch_size=64, micro_batch_size=4,
+    optimizer="adamw", learning_rate=1e-5, weight_decay=0.01, schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
+    validation_samples=1000, patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
+    test_batch_size=8,
+)  # fmt: skip
+PRESETS = {"smoke": SMOKE, "tiny": TINY, "paper": PAPER}
+PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then a number per stage
+    "qa2": {"steps": (10_000,)},
+    "qa3": {"learning_rate": 3e-5},
+    "qa4": {"steps": (10_000,)},
+}
+CHOICES = {
+    "preset": tuple(PRESETS),
+    "task": tuple(f"qa{number}" for number in range(1, 21)),
+    "background": ("wiki", "pg19", "wikitext", "local", "none"),
+    "layout": ("spaced", "authors"),
+    "question_position": ("last", "first", "both"),
+    "optimizer": ("muon", "adamw"),
+    "schedule": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+}
+AT_LEAST = {
+    "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "background_tokens": 1000, "fact_depth_start": 0,
+    "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
+    "vary_segments": 0, "batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "matrix_learning_rate": 0,
+    "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "max_grad_norm": 0, "eval_steps": 1,
+    "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1, "test_samples": 1,
+    "test_batch_size": 1, "num_workers": 0,
+}  # fmt: skip
+AT_MOST = {"vary_segments": 1, "warmup_share": 1, "promote_at": 1, "fact_depth_end": 1}
+
+
+class ConfigError(ValueError):
+    """A parameter that is unknown, of the wrong type or out of range; one line that says what is allowed."""
+
+
+def resolve(parameters: dict | None = None) -> Config:
+    """Return the preset with the given fields overridden, coerced and checked.
+
+    Args:   parameters: name -> value; text is parsed by the field's type ("1,2,4", "true", "1e-4"); None keeps the
+            preset's value. `preset` names the preset, default "tiny".
+    Raises: ConfigError.
+    """
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    annotations = typing.get_type_hints(Config)
+    for name in given:
+        if name not in annotations:
+            raise ConfigError(_unknown(name, annotations))
+    values = {name: coerce(name, value, annotations[name]) for name, value in given.items()}
+    preset = PRESETS.get(values.get("preset", "tiny"))
+    if preset is None:
+        raise ConfigError(f"preset is {values['preset']!r}; allowed: {', '.join(PRESETS)}")
+    if preset is PAPER:
+        values = {**PAPER_TASKS.get(values.get("task", PAPER.task), {}), **values}
+    if "segments" in values and "steps" not in values and len(preset.steps) > 1:
+        values["steps"] = (max(preset.steps),)
+    return check(dataclasses.replace(preset, **values))
+
+
+def _unknown(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown parameter {name!r}{hint}; allowed: {', '.join(known)}"
+
+
+def coerce(name: str, value, annotation):
+    """Return a value as the type of its field; the one place where text from papermill or a shell is understood.
+
+    Raises: ConfigError if the value is not of the type.
+    """
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if value is None or (isinstance(value, str) and value in ("None", "none", "null") and type(None) in options):
+        if type(None) in options:
+            return None
+    kind = next(option for option in options if option is not type(None))
+    try:
+        return _coerce_kind(value, kind)
+    except (ValueError, TypeError, SyntaxError):
+        text = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        expected = text.get(kind, "whole numbers such as 1,2,4")
+        raise ConfigError(f"{name} is {value!r}; expected {expected}") from None
+
+
+def _coerce_kind(value, kind):
+    if kind is str:
+        return str(value)
+    if kind is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError
+        return str(value).lower() == "true"
+    if kind is int:
+        return _whole(value)
+    if kind is float:
+        number = float(value)
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError
+        return number
+    if isinstance(value, str):
+        value = ast.literal_eval(value) if value.strip()[:1] in ("[", "(") else value.split(",")
+    return tuple(_whole(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
+
+
+def _whole(value) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    return int(value)
+
+
+def check(config: Config) -> Config:
+    """Return the configuration if every field is in range and the fields agree with each other.
+
+    Raises: ConfigError.
+    """
+    for name, allowed in CHOICES.items():
+        if getattr(config, name) not in allowed:
+            raise ConfigError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
+    for name, low in AT_LEAST.items():
+        _check_bound(config, name, low, is_below=True)
+    for name, high in AT_MOST.items():
+        _check_bound(config, name, high, is_below=False)
+    if list(config.segments) != sorted(set(config.segments)):
+        raise ConfigError(f"segments is {config.segments}; expected growing numbers of segments such as 1,2,4")
+    if len(config.steps) not in (1, len(config.segments)):
+        raise ConfigError(f"steps has {len(config.steps)} numbers for {len(config.segments)} stages; one each, or one for all")
+    if config.batch_size % config.micro_batch_size:
+        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {config.micro_batch_size}")
+    if config.fact_depth_start >= config.fact_depth_end:
+        raise ConfigError(f"fact_depth_start {config.fact_depth_start} is not below fact_depth_end {config.fact_depth_end}")
+    if config.answer_size >= config.segment_size:
+        raise ConfigError(f"answer_size {config.answer_size} leaves no room in segments of {config.segment_size} tokens")
+    if config.background == "local" and not config.background_path:
+        raise ConfigError("background local needs background_path: a folder of .txt, .jsonl or .parquet files")
+    return config
+
+
+def _check_bound(config: Config, name: str, bound: float, *, is_below: bool) -> None:
+    value = getattr(config, name)
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and (number < bound if is_below else number > bound):
+            raise ConfigError(f"{name} is {number}; expected {'at least' if is_below else 'at most'} {bound}")
+    if value == ():
+        raise ConfigError(f"{name} is empty; expected one number or more")
+
+
+def identity(config: Config) -> dict:
+    """Return the fields that decide what a trained model is: without folders, test sizes and speed."""
+    fields = dataclasses.fields(config)
+    return {f.name: getattr(config, f.name) for f in fields if f.metadata.get("identity", True)}
+
+
+def notebook_parameters(namespace: dict) -> dict:
+    """Collect the parameters of a running notebook: its own cell, and the one that papermill injected.
+
+    Both begin with the line "# Parameters"; their names are read from the cells' source, so that a mistyped name is
+    found although papermill lets it pass.
+    """
+    names = []
+    for source in namespace.get("In", []):
+        if source.lstrip().startswith("# Parameters"):
+            names += [target.id for node in ast.parse(source).body for target in _targets(node)]
+    return {name: namespace[name] for name in names}
+
+
+def _targets(node: ast.stmt) -> list[ast.Name]:
+    if isinstance(node, ast.AnnAssign):
+        return [node.target]
+    return list(node.targets) if isinstance(node, ast.Assign) else []

@@ -1,0 +1,122 @@
+"""Exact-match evaluation at any length, streamed segment by segment; accuracy by group with Wilson intervals.
+
+Axis letters: b batch, t tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rmtkit.babilong import Sample
+
+MAX_TOKENS_IN_BATCH = 2**21  # prompts of one batch together, in tokens: they stay in RAM while they are read
+RULES: dict[str, Callable[[str, str], bool]] = {
+    "exact_match": lambda prediction, target: prediction == target,  # the paper's rule (run_finetuning, eval)
+}
+
+
+def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson score interval of a share (Wilson 1927); z = 1.96 is 95 %.
+
+    Raises: ValueError unless 0 <= num_correct <= num_samples and num_samples >= 1.
+    """
+    if not 0 <= num_correct <= num_samples or num_samples < 1:
+        raise ValueError(f"{num_correct} correct of {num_samples}; expected 0 <= correct <= samples, 1 sample or more")
+    share, z2 = num_correct / num_samples, z * z
+    centre = (share + z2 / (2 * num_samples)) / (1 + z2 / num_samples)
+    half = z / (1 + z2 / num_samples) * math.sqrt(share * (1 - share) / num_samples + z2 / (4 * num_samples**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_table(records: pd.DataFrame, by: list[str] | str) -> pd.DataFrame:
+    """Group the records of `evaluate` and return accuracy, n and the 95 % Wilson interval (low, high) per group."""
+    groups = records.groupby(by, observed=True)["is_correct"].agg(["sum", "count"]).reset_index()
+    intervals = [wilson_interval(int(k), int(n)) for k, n in zip(groups["sum"], groups["count"], strict=True)]
+    groups["accuracy"] = groups["sum"] / groups["count"]
+    groups["low"], groups["high"] = [low for low, _ in intervals], [high for _, high in intervals]
+    return groups.rename(columns={"count": "n"}).drop(columns="sum")
+
+
+def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 32, rule: str = "exact_match",
+             on_batch: Callable[[int], None] | None = None) -> pd.DataFrame:  # fmt: skip
+    """Answer every sample greedily and score it.
+
+    Samples are read side by side where their prompts are equally long; nothing grows with the length but the prompt
+    itself, and only one segment at a time is on the device.
+
+    Args:    model: an `RMTForCausalLM`;  samples: in any order, consumed lazily;  tokenizer: the model's;
+             batch_size: samples side by side at most;  rule: a name in `RULES`;
+             on_batch: called with the number of prompt tokens read (progress).
+    Returns: a row per sample: task, split, index, num_tokens, num_segments, fact_depth (of the earliest supporting
+             fact, 0..1), num_facts, target, prediction, is_correct, rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"scoring rule {rule!r} does not exist; rules: {', '.join(RULES)}")
+    was_training = model.training
+    model.eval()
+    rows = []
+    for batch in _batches(samples, batch_size):
+        for sample, prediction in zip(batch, answer(model, batch, tokenizer), strict=True):
+            rows.append(_record(model, sample, prediction, rule))
+        if on_batch:
+            on_batch(sum(len(sample.prompt) for sample in batch))
+    model.train(was_training)
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def answer(model, batch: list[Sample], tokenizer) -> list[str]:
+    """Return the greedy answers to samples whose prompts are equally long, decoded up to EOS and stripped."""
+    prompts = np.stack([sample.prompt for sample in batch])
+    size = model.config.segment_size
+    whole = (prompts.shape[1] - 1) // size * size
+    state = model.read(prompts[:, :whole])
+    last = torch.from_numpy(prompts[:, whole:].astype(np.int64))
+    longest = max(int(sample.is_answer.sum()) for sample in batch)
+    output = model.generate(
+        last.to(model.device), state=state, max_new_tokens=longest, do_sample=False,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    new = output[:, last.shape[1] :].tolist()
+    return [_text(ids, tokenizer) for ids in new]
+
+
+def _text(ids: list[int], tokenizer) -> str:
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+        return tokenizer.decode(ids).strip()
+    return tokenizer.decode(ids).strip() + "..."  # no end within the length of the longest answer: not an exact match
+
+
+def _batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """Group samples of equal prompt length, `batch_size` at most and `MAX_TOKENS_IN_BATCH` tokens together."""
+    waiting: dict[int, list[Sample]] = {}
+    for sample in samples:
+        length = len(sample.prompt)
+        group = waiting.setdefault(length, [])
+        group.append(sample)
+        if len(group) >= min(batch_size, max(1, MAX_TOKENS_IN_BATCH // max(1, length))):
+            yield waiting.pop(length)
+    yield from waiting.values()
+
+
+def _record(model, sample: Sample, prediction: str, rule: str) -> dict:
+    depths = sample.supporting_depths
+    return {
+        "task": sample.problem.task,
+        "split": sample.split,
+        "index": sample.index,
+        "num_tokens": len(sample.prompt),
+        "num_segments": -(-len(sample.prompt) // model.config.segment_size),
+        "num_facts": len(sample.problem.facts),
+        "fact_depth": min(depths) if depths else math.nan,
+        "target": sample.question.answer,
+        "prediction": prediction,
+        "is_correct": RULES[rule](prediction, sample.question.answer),
+        "rule": rule,
+    }

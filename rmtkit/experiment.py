@@ -1,0 +1,185 @@
+"""From a configuration to the objects of an experiment: problems, background, tokenizer, model.
+
+Everything that can be wrong with a configuration is found here, before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rmtkit.babi import RECORDED_TASKS, TASKS, GeneratedProblems, RecordedProblems
+from rmtkit.babilong import BabilongBuilder
+from rmtkit.background import open_background
+from rmtkit.config import PROJECT, Config, ConfigError
+from rmtkit.memory import RMTConfig, RMTForCausalLM
+from rmtkit.runs import Run, check_writable, open_run
+
+REFERENCE = PROJECT / "outputs" / "reference"
+NUM_PROBES = 200  # problems looked at before training to see whether they fit
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The resolved configuration and what it names; made by `prepare`."""
+
+    config: Config
+    run: Run
+    tokenizer: object
+    builder: BabilongBuilder
+
+
+def prepare(config: Config) -> Experiment:
+    """Check a configuration against the disk, the backbone and the data, and open what it names.
+
+    Raises: ConfigError or another ValueError with one line that says what is wrong and what is allowed.
+    """
+    check_writable(Path(config.outputs_dir).expanduser())
+    check_positions(config)
+    problems = open_problems(config)
+    tokenizer = open_tokenizer(config)
+    builder = open_builder(config, tokenizer, problems)
+    check_fit(config, builder)
+    return Experiment(config, open_run(config), tokenizer, builder)
+
+
+def open_problems(config: Config) -> GeneratedProblems | RecordedProblems:
+    """Return the source of bAbI problems. Raises: ConfigError for a task without generator, ValueError for bad files."""
+    if config.babi_path is None:
+        if config.task not in TASKS:
+            raise ConfigError(
+                f"task {config.task!r} has no generator yet (those that have: {', '.join(TASKS)}); "
+                "give babi_path: a folder or zip of the real data, or 'hub'"
+            )
+        return GeneratedProblems(config.task, seed=config.seed, max_n_facts=config.max_n_facts)
+    assert config.task in RECORDED_TASKS
+    problems = RecordedProblems(config.babi_path, config.task, seed=config.seed, max_n_facts=config.max_n_facts)
+    for split in ("train", "test"):
+        problems.num_problems(split)  # reads and checks the file
+    return problems
+
+
+def resolve_backbone(name: str) -> str:
+    """Return the folder of `reference:NAME`, or the name itself (a folder or a hub name)."""
+    if not name.startswith("reference:"):
+        return name
+    folder = REFERENCE / name.removeprefix("reference:")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"backbone {name!r}: no model in {folder}; run notebooks/00_backbone.ipynb or name another backbone")
+    return str(folder)
+
+
+@contextlib.contextmanager
+def _hub_errors(what: str, name: str):
+    """Turn the several errors of an unreachable hub or an unknown name into one line with the offline choice."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"cannot load the {what} of {name!r} ({reason}); offline use backbone=reference:backbone or a local folder"
+        ) from None
+
+
+def open_tokenizer(config: Config):
+    """Return the backbone's tokenizer."""
+    from transformers import AutoTokenizer
+
+    with _hub_errors("tokenizer", config.backbone):
+        return AutoTokenizer.from_pretrained(resolve_backbone(config.backbone))
+
+
+def check_positions(config: Config) -> None:
+    """Compare segment and memory with the backbone's positions, reading its configuration only. Raises: ConfigError."""
+    from transformers import AutoConfig
+
+    with _hub_errors("configuration", config.backbone):
+        backbone = AutoConfig.from_pretrained(resolve_backbone(config.backbone))
+    try:
+        RMTConfig(backbone_config=backbone, **memory_settings(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def memory_settings(config: Config) -> dict:
+    """Return the fields of `RMTConfig` that a configuration sets."""
+    names = ("num_memory_tokens", "segment_size", "bptt_depth", "segment_checkpointing")
+    return {name: getattr(config, name) for name in names}
+
+
+def open_builder(config: Config, tokenizer, problems) -> BabilongBuilder:
+    """Return the sample builder; builds the background's token store the first time (minutes for PG-19)."""
+    background = open_background(
+        config.background,
+        tokenizer,
+        data_dir=config.data_dir,
+        path=config.background_path,
+        max_tokens=config.background_tokens,
+        is_joined=config.layout == "spaced",
+    )
+    return BabilongBuilder(
+        problems,
+        background,
+        tokenizer,
+        seed=config.seed,
+        layout=config.layout,
+        question_position=config.question_position,
+        fact_depth=(config.fact_depth_start, config.fact_depth_end),
+        answer_size=config.answer_size,
+    )
+
+
+def prompt_size(config: Config, num_segments: int) -> int | None:
+    """Return the tokens of a prompt that fills `num_segments` and leaves `answer_size` free; None without background."""
+    return None if config.background == "none" else num_segments * config.segment_size - config.answer_size
+
+
+def check_fit(config: Config, builder: BabilongBuilder) -> None:
+    """See whether facts fit the shortest samples. Raises: ConfigError.
+
+    Without `max_n_facts` problems that are too long are left out, so one that fits is enough; a given `max_n_facts` is
+    a promise that all of them fit.
+    """
+    size = prompt_size(config, config.segments[0])
+    try:
+        builder.sample("train", 0, size)
+    except ValueError as error:
+        raise ConfigError(f"segments starts at {config.segments[0]}: {error}") from None
+    if size is None or config.max_n_facts is None:
+        return
+    probes = (builder.problems.problem("train", index) for index in range(NUM_PROBES))
+    longest = max(builder.num_fixed_tokens(problem) for problem in probes)
+    if longest > size:
+        raise ConfigError(
+            f"max_n_facts={config.max_n_facts} allows problems of {longest} tokens, but the first stage "
+            f"(segments={config.segments[0]}) has {size}; take fewer facts or start with more segments"
+        )
+
+
+def build_model(config: Config) -> RMTForCausalLM:
+    """Load the backbone and wrap it with freshly drawn memory tokens (from the seed)."""
+    with _hub_errors("weights", config.backbone):
+        model = RMTForCausalLM.from_backbone(resolve_backbone(config.backbone), **memory_settings(config))
+    model.reset_memory(torch.Generator().manual_seed(config.seed))
+    return model
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the data type of matrix products: "auto" is bfloat16 where the processor has it, else float16 or float32."""
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if precision != "auto":
+        return named[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(precision: str, device: torch.device):
+    """Return the context in which a model computes in the given precision."""
+    dtype = resolve_precision(precision, device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)

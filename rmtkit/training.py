@@ -1,0 +1,289 @@
+"""Curriculum training: stages of more and more segments, each from the best weights of the last.
+
+Kuratov et al. 2024 (2402.10790), section 4 and appendix A. The loop is transformers' Trainer; ours are the curriculum,
+the batches of one number of segments, and the metric (exact match on the validation split, greedy answers).
+
+A run that is killed at any moment and started again ends with the weights of one that was not: samples are a function
+of their index, and optimizer, schedule, best accuracy and patience lie in the newest complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from rmtkit.babilong import BabilongBuilder, Sample
+from rmtkit.config import Config
+from rmtkit.evaluation import evaluate, wilson_interval
+from rmtkit.experiment import Experiment, build_model, prompt_size, resolve_precision
+from rmtkit.memory import RMTForCausalLM
+from rmtkit.optimization import MuonWithAdamW
+from rmtkit.runs import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the curriculum."""
+
+    index: int
+    num_segments: int
+    max_steps: int
+    folder: Path
+
+    @property
+    def best(self) -> Path:
+        """The stage's best model; its presence means that the stage is over."""
+        return self.folder / "best"
+
+
+class StageDataset(Dataset):
+    """Training samples of one stage; all samples of a batch have the same number of segments."""
+
+    def __init__(self, builder: BabilongBuilder, config: Config, stage: Stage):
+        self.builder = builder
+        self.config = config
+        self.stage = stage
+        self.first_index = stage.index << 32  # no stage repeats another's samples
+
+    def __len__(self) -> int:
+        return self.stage.max_steps * self.config.batch_size
+
+    def num_segments(self, index: int) -> int:
+        """Return the segments of a sample: the stage's, or for `vary_segments` of the batches uniform in 1..stage's.
+
+        The paper draws per sample and pads (facts G1.2); one number per batch wastes nothing.
+        """
+        batch = index // self.config.batch_size
+        rng = np.random.default_rng([self.config.seed, self.stage.index, batch])
+        if rng.random() >= self.config.vary_segments:
+            return self.stage.num_segments
+        shortest = self.config.segments[0]
+        return int(rng.integers(shortest, self.stage.num_segments + 1))
+
+    def __getitem__(self, index: int) -> Sample:
+        size = prompt_size(self.config, self.num_segments(index))
+        return self.builder.sample(
+            "train", self.first_index + index, size, num_extra_questions=self.config.num_extra_questions
+        )
+
+
+def collate(samples: list[Sample], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Make a batch: input_ids (b, t) and labels (b, t), -100 but at the answers.
+
+    Padding is on the right and needs no mask: under a causal mask nothing that is scored can see it.
+    """
+    longest = max(len(sample.prompt) + len(sample.continuation) for sample in samples)
+    input_ids = torch.full((len(samples), longest), pad_token_id)
+    labels = torch.full((len(samples), longest), -100)
+    for row, sample in enumerate(samples):
+        start, end = len(sample.prompt), len(sample.prompt) + len(sample.continuation)
+        continuation = torch.from_numpy(sample.continuation.astype(np.int64))
+        input_ids[row, :start] = torch.from_numpy(sample.prompt.astype(np.int64))
+        input_ids[row, start:end] = continuation
+        labels[row, start:end] = continuation.masked_fill(torch.from_numpy(~sample.is_answer), -100)
+    return {"input_ids": input_ids, "labels": labels}
+
+
+class StageTrainer(Trainer):
+    """transformers' Trainer with the samples in their order, our optimizer and our metric."""
+
+    def __init__(self, experiment: Experiment, stage: Stage, **arguments):
+        self.experiment = experiment
+        self.stage = stage
+        super().__init__(**arguments)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+    def create_optimizer(self, model=None):
+        """Return Muon for the layers' matrices and AdamW for the rest, or AdamW alone in one group as the paper does."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(model or self.model, self.experiment.config)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Stretch the schedule by `schedule_horizon`: the paper's linear decay ends at half of the peak rate."""
+        horizon = self.experiment.config.schedule_horizon
+        return super().create_scheduler(int(num_training_steps * horizon), optimizer)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Answer the validation samples greedily; log exact match with its interval."""
+        with self.accelerator.autocast():
+            records = evaluate(
+                self.model, self.eval_dataset, self.experiment.tokenizer, batch_size=self.args.eval_batch_size
+            )
+        num_correct, n = int(records["is_correct"].sum()), len(records)
+        low, high = wilson_interval(num_correct, n)
+        metrics = {"exact_match": num_correct / n, "low": low, "high": high, "n": n}
+        self.experiment.run.append_metrics(
+            {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
+             "split": "validation", **metrics}
+        )  # fmt: skip
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class PromotionCallback(TrainerCallback):
+    """End a stage when its validation accuracy reaches `promote_at`."""
+
+    def __init__(self, promote_at: float):
+        self.promote_at = promote_at
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        """Ask the Trainer to stop."""
+        if metrics["eval_exact_match"] >= self.promote_at:
+            control.should_training_stop = True
+        return control
+
+
+def make_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
+    """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight), id(model.memory)}
+    matrices = [p for p in parameters.values() if p.ndim == 2 and id(p) not in embeddings]
+    others = [p for p in parameters.values() if p.ndim != 2 or id(p) in embeddings]
+    return MuonWithAdamW(matrices, others, matrix_learning_rate=config.matrix_learning_rate, **rates)
+
+
+def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -> RMTForCausalLM:
+    """Run the curriculum, or what is left of it, and return the model of the last stage's best validation.
+
+    Args:    callbacks: of transformers, for progress displays.
+    Returns: the model; it is also saved in the run folder with its tokenizer.
+    """
+    model = None
+    for stage in stages(experiment):
+        if not stage.best.is_dir():
+            model = model or _starting_model(experiment, stage)
+            model = run_stage(experiment, stage, model, callbacks)
+    model = model or RMTForCausalLM.from_pretrained(stage.best)
+    model.eval()
+    if not experiment.run.model_path.is_dir():
+        _save(model, experiment.run.model_path, experiment.tokenizer)
+    return model
+
+
+def stages(experiment: Experiment) -> list[Stage]:
+    """Return the curriculum of a configuration."""
+    config, folder = experiment.config, experiment.run.folder / "checkpoints"
+    steps = config.steps if len(config.steps) > 1 else config.steps * len(config.segments)
+    return [
+        Stage(index, num_segments, steps[index], folder / f"stage-{index}-of-{num_segments}-segments")
+        for index, num_segments in enumerate(config.segments)
+    ]
+
+
+def _starting_model(experiment: Experiment, stage: Stage) -> RMTForCausalLM:
+    if stage.index == 0:
+        return build_model(experiment.config)
+    return RMTForCausalLM.from_pretrained(stages(experiment)[stage.index - 1].best)
+
+
+def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callbacks=()) -> RMTForCausalLM:
+    """Train one stage from its newest complete checkpoint, or from its start; return the best model."""
+    config, started = experiment.config, time.perf_counter()
+    pad = experiment.tokenizer.eos_token_id
+    size = prompt_size(config, stage.num_segments)
+    trainer = StageTrainer(
+        experiment,
+        stage,
+        model=model,
+        args=training_arguments(config, stage, model.device),
+        train_dataset=StageDataset(experiment.builder, config, stage),
+        eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
+        data_collator=lambda samples: collate(samples, pad),
+        callbacks=[
+            PromotionCallback(config.promote_at),
+            EarlyStoppingCallback(config.patience),
+            TensorBoardCallback(_summary_writer(experiment.run.folder / "tensorboard" / stage.folder.name)),
+            *callbacks,
+        ],
+    )
+    trainer.train(resume_from_checkpoint=newest_complete_checkpoint(stage.folder))
+    write_json(
+        stage.folder / "stage.json",
+        {"num_segments": stage.num_segments, "steps": trainer.state.global_step, "best": trainer.state.best_metric,
+         "best_step": trainer.state.best_global_step, "seconds": round(time.perf_counter() - started, 1)},
+    )  # fmt: skip
+    _save(trainer.model, stage.best, experiment.tokenizer)
+    return trainer.model
+
+
+def _summary_writer(folder: Path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder)
+
+
+def training_arguments(config: Config, stage: Stage, device: torch.device) -> TrainingArguments:
+    """Translate a configuration into transformers' arguments for one stage."""
+    dtype = resolve_precision(config.precision, device)
+    steps = min(config.eval_steps, stage.max_steps)
+    return TrainingArguments(
+        output_dir=str(stage.folder),
+        max_steps=stage.max_steps,
+        per_device_train_batch_size=config.micro_batch_size,
+        per_device_eval_batch_size=config.test_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=int(config.warmup_share * stage.max_steps),
+        max_grad_norm=config.max_grad_norm,
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        use_cpu=device.type == "cpu" and not torch.cuda.is_available(),
+        seed=config.seed,
+        dataloader_num_workers=config.num_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        logging_steps=max(1, steps // 5),
+        eval_strategy="steps",
+        eval_steps=steps,
+        save_strategy="steps",
+        save_steps=steps,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="exact_match",
+        greater_is_better=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def newest_complete_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that was written to its end; those cut off by a kill are deleted.
+
+    Trainer writes trainer_state.json last, so that one that parses vouches for the rest.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for path in found:
+        try:
+            read_json(path / "trainer_state.json")
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+        else:
+            return str(path)
+    return None
+
+
+def _save(model: RMTForCausalLM, folder: Path, tokenizer) -> None:
+    """Save model and tokenizer under a temporary name and rename the folder into place."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    temporary.rename(folder)
