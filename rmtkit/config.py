@@ -75,6 +75,7 @@ class Config:
     data_dir: str = field(default=str(PROJECT / "data"), metadata=PLACE)
     outputs_dir: str = field(default=str(PROJECT / "outputs"), metadata=PLACE)
     run_dir: str | None = field(default=None, metadata=PLACE)  # None: a folder under outputs_dir/runs
+    checkpoint: str | None = field(default=None, metadata=PLACE)  # a trained model to evaluate; None: that of the run
 
 
 TINY = Config()

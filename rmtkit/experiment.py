@@ -16,7 +16,7 @@ from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
 from rmtkit.config import PROJECT, Config, ConfigError
 from rmtkit.memory import RMTConfig, RMTForCausalLM
-from rmtkit.runs import Run, check_writable, open_run
+from rmtkit.runs import Run, check_writable, open_run, read_json, run_folder
 
 REFERENCE = PROJECT / "outputs" / "reference"
 NUM_PROBES = 200  # problems looked at before training to see whether they fit
@@ -165,6 +165,29 @@ def build_model(config: Config) -> RMTForCausalLM:
         model = RMTForCausalLM.from_backbone(resolve_backbone(config.backbone), **memory_settings(config))
     model.reset_memory(torch.Generator().manual_seed(config.seed))
     return model
+
+
+def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
+    """Load a trained model and its tokenizer: `checkpoint`, or what notebook 02 trained with the same parameters.
+
+    Raises: ConfigError if there is none, or if its memory or segment size is not that of the configuration.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(config.checkpoint).expanduser() if config.checkpoint else run_folder(config) / "model"
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"no trained model in {folder}; run notebooks/02_train.ipynb with the same parameters, or give checkpoint=FOLDER"
+        )
+    found = read_json(folder / "config.json")
+    for name in ("num_memory_tokens", "segment_size"):
+        if found.get(name) != getattr(config, name):
+            raise ConfigError(
+                f"checkpoint {folder} has {name}={found.get(name)!r}, the configuration {getattr(config, name)}; "
+                f"give {name}={found.get(name)} or the preset that it was trained with"
+            )
+    model = RMTForCausalLM.from_pretrained(folder).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(folder)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

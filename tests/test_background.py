@@ -108,11 +108,11 @@ def byte_bpe():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """24 files of 2 to 6 sentences of one form, so that a decoded passage tells which sentences it holds."""
+    """24 files of 2 to 6 sentences of one form, each over two lines: a decoded passage tells what it holds."""
     folder = tmp_path_factory.mktemp("corpus")
     for document in range(NUM_DOCUMENTS):
         lines = [sentence(document, number) for number in range(2 + document % 5)]
-        (folder / f"{document:02}.txt").write_text("\n".join([*lines, "Oh."]))
+        (folder / f"{document:02}.txt").write_text("\n".join([*lines, "Oh."]).replace(" says", "\n  says"))
     return folder
 
 
@@ -145,7 +145,8 @@ def test_encoded_pieces_joined_decode_to_sentences_with_a_space_between(name):
         assert tokenizer.decode(joined).strip() == " ".join(SENTENCES)
 
 
-@pytest.mark.parametrize(("name", "prefix"), [("byte_bpe", " "), ("wordpiece", ""), ("unigram", ""), ("metaspace_bpe", " ")])
+@pytest.mark.parametrize(("name", "prefix"), [
+    ("byte_bpe", " "), ("wordpiece", ""), ("unigram", ""), ("metaspace_bpe", " ")])
 def test_joining_prefix_by_kind_of_tokenizer(name, prefix):
     assert joining_prefix(wrap(MAKERS[name]())) == prefix
 
@@ -164,6 +165,11 @@ def test_encode_piece_adds_no_special_token():
     assert 0 not in encode_piece(tokenizer, "Mary went")
 
 
+def test_encode_piece_drops_white_space_at_the_ends(byte_bpe):
+    assert encode_piece(byte_bpe, " Mary went\n") == encode_piece(byte_bpe, "Mary went")
+    assert encode_piece(byte_bpe, " ") == []
+
+
 def test_encode_pieces_equals_encode_piece_for_more_than_one_batch(byte_bpe):
     texts = [f"Mary went to garden {number}. " for number in range(3000)] + [""]
     pieces = encode_pieces(byte_bpe, texts)
@@ -174,7 +180,8 @@ def test_encode_pieces_equals_encode_piece_for_more_than_one_batch(byte_bpe):
 
 
 def test_encode_piece_does_not_warn_about_the_length_of_the_model(monkeypatch):
-    monkeypatch.setattr(get_logger("transformers.tokenization_utils_base"), "warning", lambda *args: pytest.fail(args[0]))
+    logger = get_logger("transformers.tokenization_utils_base")
+    monkeypatch.setattr(logger, "warning", lambda *args: pytest.fail(args[0]))
     assert len(encode_piece(wrap(make_byte_bpe(), model_max_length=4), SENTENCES[0])) > 4
 
 
@@ -204,6 +211,8 @@ def test_background_counts_sentences_and_documents(background, byte_bpe):
                 for document in range(NUM_DOCUMENTS) for number in range(2 + document % 5)]
     assert sum(background.num_sentences(split) for split in SPLITS) == len(expected)
     assert sum(background.num_tokens(split) for split in SPLITS) == sum(expected)
+    files = {file.name for file in background.folder.iterdir()}
+    assert files == {"tokens.bin", "sentences.npy", "documents.npy", "meta.json"}
     assert background.meta["source"] == "local"
     assert background.meta["tokenizer"] == tokenizer_fingerprint(byte_bpe)
 
@@ -222,6 +231,14 @@ def test_splits_do_not_depend_on_the_tokenizer_or_the_order(background, byte_bpe
     coarse = wrap(make_byte_bpe(vocab_size=280))
     other = open_background("local", coarse, data_dir=tmp_path, path=tmp_path)
     assert documents_of(other, coarse, "test") == documents_of(background, byte_bpe, "test")
+
+
+def test_splits_do_not_depend_on_the_sentences_that_are_kept(background, byte_bpe, corpus, tmp_path):
+    longest = len(encode_piece(byte_bpe, sentence(10, 1)))
+    strict = open_background("local", byte_bpe, data_dir=tmp_path, path=corpus, min_sentence_tokens=longest)
+    assert sum(strict.num_documents(split) for split in SPLITS) < NUM_DOCUMENTS
+    for split in SPLITS:
+        assert documents_of(strict, byte_bpe, split) <= documents_of(background, byte_bpe, split)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (50, 1, 1), (1, 50, 1), (1, 1, 50), (9, 9, 1)])
@@ -339,6 +356,12 @@ def test_open_background_builds_once_for_each_setting(byte_bpe, corpus, tmp_path
     folders.add(open_background("local", byte_bpe, data_dir=tmp_path, path=corpus, min_sentence_tokens=11).folder)
     assert len(built) == len(folders) == 3
     assert all(folder.parent == tmp_path / "cache" and folder.name.startswith("local-") for folder in folders)
+
+
+def test_open_background_opens_a_store_without_writing(byte_bpe, corpus, background, monkeypatch):
+    monkeypatch.setattr(store, "_lock", lambda folder: pytest.fail("locked"))
+    again = open_background("local", byte_bpe, data_dir=background.folder.parent.parent, path=corpus)
+    assert again.folder == background.folder
 
 
 def test_open_background_of_none_is_none(byte_bpe, tmp_path):

@@ -1,4 +1,4 @@
-"""Documents of background text: the installed Wikipedia excerpt, local folders, hub data sets read from local copies."""
+"""Documents of background text: the installed Wikipedia excerpt, local folders, data sets of the hub."""
 import json
 import os
 import subprocess
@@ -53,7 +53,8 @@ def test_read_documents_of_wiki_leaves_no_markup(articles):
     ("It weighs {{convert|5|to|10|kg|lb}} or {{convert|1300|mi|km}}.", "It weighs 5 to 10 kg or 1300 mi."),
     ("Named {{lang|grc|marmaros}} by {{nowrap|[[Greece|Greeks]]}}.", "Named marmaros by Greeks."),
     ("Marble ({{IPAc-en|m}}; ) is [http://example.org a rock].", "Marble is a rock."),
-    ("{| class=x\n| cell.\n{| inner |}\n|}\n* A list.\n== Uses ==\nArt &amp;amp; use.", "Art & use."),
+    ("{| class=x\n| cell.\n{|\n|\nInner cell.\n|}\nOuter cell.\n|}\nArt.", "Art."),
+    ("* A list.\n== Uses ==\n  code.\nArt &amp;amp; use.", "Art & use."),
     ("One.\n\nTwo.\n== See also ==\nThree.", "One.\n\nTwo."),
     ("No sentence\nA sentence.", "A sentence."),
 ])
@@ -174,7 +175,7 @@ def test_read_documents_streams_the_hub_split_by_split(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["pg19", "wikitext"])
 def test_read_documents_says_what_works_without_the_hub(source):
-    code = f"from rmtkit.background import read_documents\ntry: read_documents({source!r})\nexcept ValueError as e: print(e)"
+    code = f"from rmtkit.background import read_documents as r\ntry: r({source!r})\nexcept ValueError as e: print(e)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
                          env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)})
     assert len(run.stdout.splitlines()) == 1

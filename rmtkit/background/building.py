@@ -61,7 +61,7 @@ def _write_arriving(path, streams, tokenizer, meta):
     with path.open("wb") as file:
         for stream in streams:
             first = start
-            for document, sentences in _encode(stream, tokenizer, meta["min_sentence_tokens"]):
+            for document, sentences in _encode(stream, tokenizer, meta):
                 file.writelines(sentence.tobytes() for sentence in sentences)
                 lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
                 key = _split_key(document, meta["source"])
@@ -71,12 +71,13 @@ def _write_arriving(path, streams, tokenizer, meta):
                     break
 
 
-def _encode(documents, tokenizer, min_sentence_tokens):
+def _encode(documents, tokenizer, meta):
     """Yield each document with the token ids of its sentences, short ones left out."""
     for batch in _batch_sentences(documents):
-        pieces = iter(encode_pieces(tokenizer, [sentence for _, sentences in batch for sentence in sentences]))
+        texts = [sentence for _, sentences in batch for sentence in sentences]
+        pieces = iter(encode_pieces(tokenizer, texts, is_joined=meta["is_joined"]))
         for document, sentences in batch:
-            yield document, [ids for ids in islice(pieces, len(sentences)) if len(ids) >= min_sentence_tokens]
+            yield document, [ids for ids in islice(pieces, len(sentences)) if len(ids) >= meta["min_sentence_tokens"]]
 
 
 def _batch_sentences(documents):

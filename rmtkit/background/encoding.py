@@ -38,9 +38,12 @@ def encode_piece(tokenizer, text: str) -> list[int]:
     return _encode(tokenizer, joining_prefix(tokenizer), [text])[0]
 
 
-def encode_pieces(tokenizer, texts: list[str]) -> list[np.ndarray]:
-    """Return the token ids of many pieces, each as `encode_piece` does, in arrays of `token_dtype`."""
-    prefix, dtype = joining_prefix(tokenizer), token_dtype(tokenizer)
+def encode_pieces(tokenizer, texts: list[str], *, is_joined: bool = True) -> list[np.ndarray]:
+    """Return the token ids of many pieces, each as `encode_piece` does, in arrays of `token_dtype`.
+
+    Args: is_joined: False encodes the bare text, no space before it and nothing stripped, as the authors' code does.
+    """
+    prefix, dtype = joining_prefix(tokenizer) if is_joined else None, token_dtype(tokenizer)
     batches = (texts[start:start + BATCH_PIECES] for start in range(0, len(texts), BATCH_PIECES))
     return [np.array(ids, dtype=dtype) for batch in batches for ids in _encode(tokenizer, prefix, batch)]
 
@@ -75,8 +78,7 @@ def _joins(tokenizer, prefix, first, second):
 
 def _encode(tokenizer, prefix, texts):
     """Return the token ids of each text; verbose=False: no warning that a text is longer than the model's input."""
-    stripped = [text.strip() for text in texts]
-    pieces = [prefix + text if text else "" for text in stripped]
+    pieces = texts if prefix is None else [prefix + text.strip() if text.strip() else "" for text in texts]
     return tokenizer(pieces, add_special_tokens=False, padding=False, truncation=False, verbose=False,
                      return_attention_mask=False, return_token_type_ids=False)["input_ids"]
 

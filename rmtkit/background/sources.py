@@ -193,8 +193,8 @@ def _stream_split(source, split):
 
 def _hub_error(source, error):
     name, reason = HUB[source].repository, " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
-    return ValueError(f"background {source!r} needs the Hugging Face hub, which did not give {name} ({reason}). Offline: "
-                      "background=wiki, background=local with background_path=a folder of texts, or "
+    return ValueError(f"background {source!r} needs the Hugging Face hub, which did not give {name} ({reason}). "
+                      "Offline: background=wiki, background=local with background_path=a folder of texts, or "
                       f"background_path=a local copy of {name}")
 
 

@@ -18,14 +18,16 @@ LOGGER = logging.getLogger(__name__)
 
 
 def open_background(source: str, tokenizer, *, data_dir: str | Path, path: str | Path | None = None,
-                    max_tokens: int | None = None, min_sentence_tokens: int = 10) -> "Background | None":
+                    max_tokens: int | None = None, min_sentence_tokens: int = 10,
+                    is_joined: bool = True) -> "Background | None":
     """Return the token store of a source, building it if it is not there yet; None for source 'none'.
 
     Args:   source: one of SOURCES;  tokenizer: a Hugging Face tokenizer;
             data_dir: the store is kept in its folder `cache`;
             path: folder of 'local', or local copy of the hub repository of 'pg19' or 'wikitext';
             max_tokens: a split ends with the document that reaches this many tokens (None: no end; 50M for 'pg19');
-            min_sentence_tokens: sentences with fewer tokens are left out.
+            min_sentence_tokens: sentences with fewer tokens are left out;
+            is_joined: False stores sentences without the space between them, as the authors' code does.
     Raises: ValueError for a source that cannot be read, a folder that cannot be written, a damaged store.
     Paper:  sentences of an untrained Punkt splitter, at least 10 tokens long (authors' code for Bulatov et al. 2024).
     """
@@ -36,7 +38,7 @@ def open_background(source: str, tokenizer, *, data_dir: str | Path, path: str |
         raise ValueError("min_sentence_tokens and max_tokens must be 1 or more, "
                          f"got {min_sentence_tokens} and {max_tokens}")
     meta = {"source": source, "origin": ORIGINS[source], "made_by": f"rmtkit.background, format {FORMAT_VERSION}",
-            "tokenizer": tokenizer_fingerprint(tokenizer), "min_sentence_tokens": min_sentence_tokens,
+            "tokenizer": tokenizer_fingerprint(tokenizer), "min_sentence_tokens": min_sentence_tokens, "is_joined": is_joined,
             "max_tokens": max_tokens or MAX_TOKENS.get(source)}
     identity = json.dumps([meta, source_identity(source, path)], sort_keys=True)
     folder = Path(data_dir) / "cache" / f"{source}-{blake2b(identity.encode(), digest_size=6).hexdigest()}"
@@ -85,7 +87,7 @@ class Background:
         It starts at a sentence drawn uniformly from the split, runs to the end of its document and goes on with the
         other documents of the split in a random order. The last sentence is cut to length.
 
-        Returns: tokens (num_tokens,) in the store's dtype, and the start of each sentence in them, (num_sentences,) int64.
+        Returns: tokens (num_tokens,) in the store's dtype, and where each sentence starts, (num_sentences,) int64.
         Raises:  ValueError for a negative length, an unknown split, or one without sentences.
         Paper:   Bulatov et al. 2024, section 2.
         Trap:    longer than the split, it wraps around: after every document has come once, all come in a new order.

@@ -51,10 +51,10 @@ def read_wiki_articles() -> Iterator[tuple[str, str]]:
             if not page.tag.endswith("}page"):
                 continue
             namespace = page.tag.removesuffix("page")
-            if page.findtext(f"{namespace}ns") == "0" and page.find(f"{namespace}redirect") is None:
-                title = page.findtext(f"{namespace}title")
+            title = page.findtext(f"{namespace}title")
+            if page.findtext(f"{namespace}ns") == "0" and not title.endswith("(disambiguation)"):
                 text = strip_markup(page.findtext(f"{namespace}revision/{namespace}text") or "")
-                if text and not title.endswith("(disambiguation)"):
+                if text:  # a redirect has none
                     yield title, text
             page.clear()
 
@@ -112,13 +112,13 @@ def _show_template(match):
 
 
 def _prose_lines(text):
-    """Yield the lines that are running text, up to the first closing section such as References."""
+    """Yield the lines that end like a sentence and are no list, table or code, up to a closing section (References)."""
     for line in text.splitlines():
         heading = _HEADING.match(line)
         if heading and heading[2].lower() in _LAST_SECTIONS:
             return
         is_code = line.startswith("  ")
-        if heading or is_code or line.lstrip()[:1] in tuple("*#:;|!{}") or "[[" in line or "]]" in line:
+        if is_code or line.lstrip()[:1] in tuple("*#:;|!{}") or "[[" in line or "]]" in line:
             continue
         line = _EMPTY_BRACKETS.sub("", " ".join(line.split()))
         line = _SPACE_BEFORE_MARK.sub(r"\1", _BRACKET_REST.sub("(", line))
