@@ -63,7 +63,8 @@ class BabilongBuilder:
         question_position: "last"; "first" (then "Answer:" ends the prompt); "both" ends.
         fact_depth: facts lie between these two shares of the sample, 0 <= low < high <= 1; if no gap between
             sentences is there, in the nearest one.
-        answer_size: tokens that the continuation may take; extra questions that do not fit are dropped.
+        answer_size: tokens that the continuation may take, in the layout "authors" together with question and "GEN";
+            extra questions that do not fit are dropped, the first answer never is.
     Raises: ValueError for a value outside of what is listed above.
     """
 
@@ -106,16 +107,18 @@ class BabilongBuilder:
         Raises:  ValueError if facts and question do not fit `num_tokens`.
         """
         _check_choice("split", split, SPLITS)
-        if self.background is None or num_tokens is None:
+        if self.background is None:
             num_tokens = None
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         problem = self._fitting_problem(split, index, num_tokens, num_extra_questions)
         facts = [self._encode(fact) for fact in problem.facts]
         head, tail = self._question_ends(problem.questions[0].text)
-        context, spans = self._context(facts, num_tokens, len(head), len(tail), split, rng)
-        continuation, is_answer = self._continuation(problem.questions)
+        num_background = 0 if num_tokens is None else num_tokens - self.num_fixed_tokens(problem)
+        context, spans = self._context(facts, num_background, len(head), len(tail), split, rng)
+        beyond = len(head) + len(tail) if self.layout == "authors" else 0
+        continuation, is_answer = self._continuation(problem.questions, self.answer_size - beyond)
         return Sample(
-            prompt=np.concatenate([head, context, tail]).astype(context.dtype, copy=False),
+            prompt=np.concatenate([head, context, tail]),
             continuation=continuation,
             is_answer=is_answer,
             fact_spans=spans + len(head),
@@ -128,7 +131,7 @@ class BabilongBuilder:
         """Return how many recorded problems fit a prompt of `num_tokens`; None if problems are endless."""
         if self.problems.num_problems(split) is None:
             return None
-        return len(self._fitting_indices(split, num_tokens))
+        return len(self._fitting_indices(split, None if self.background is None else num_tokens))
 
     # ------------------------------------------------------------------ which problem
 
@@ -174,23 +177,31 @@ class BabilongBuilder:
 
     def _question_ends(self, question: str) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands before and what stands after the context."""
-        nothing = np.empty(0, dtype=np.int64)
-        if self.layout == "authors":  # the file's space before the tab stays; "GEN" is the first piece of that word
-            asked = self._encode(question + " " * has_space_before_tab(self.problems.task))
-            return (asked if self.question_position != "last" else nothing), np.append(
-                asked if self.question_position != "first" else nothing, self._encode("GEN")[:1]
-            )
-        asked = self._encode(question)
-        head = asked if self.question_position != "last" else nothing
-        return head, (self._encode("Answer:") if self.question_position == "first" else asked)
+        asked, mark = self._asked(question), self._answer_mark()
+        head = self._encode("") if self.question_position == "last" else asked
+        return head, mark if self.question_position == "first" else np.concatenate([asked, mark])
 
-    def _continuation(self, questions: tuple[Question, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the answer and further questions with theirs, each answer ended by EOS, and the answers' mask."""
+    def _asked(self, question: str) -> np.ndarray:
+        """Encode a question; the authors keep the file's space before the tab."""
+        is_spaced = self.layout == "authors" and has_space_before_tab(self.problems.task)
+        return self._encode(question + " " * is_spaced)
+
+    def _answer_mark(self) -> np.ndarray:
+        """Return what stands before every answer: the authors' mark is the first piece of the word "GEN"."""
+        if self.layout == "authors":
+            return self._encode("GEN")[:1]
+        return self._encode("Answer:" if self.question_position == "first" else "")
+
+    def _continuation(self, questions: tuple[Question, ...], room: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the answer and further questions with theirs, each answer ended by EOS, and the answers' mask.
+
+        Args: room: tokens that all of it may take; the first answer stays whatever it takes.
+        """
         tokens, is_answer = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
         for number, question in enumerate(questions):
-            asked = self._question_ends(question.text)[1] if number else tokens[:0]
+            asked = np.concatenate([self._asked(question.text), self._answer_mark()]) if number else self._encode("")
             answer = np.append(self._encode(question.answer), self.tokenizer.eos_token_id)
-            if number and len(tokens) + len(asked) + len(answer) > self.answer_size:
+            if number and len(tokens) + len(asked) + len(answer) > room:
                 break
             tokens = np.concatenate([tokens, asked, answer])
             is_answer = np.concatenate([is_answer, np.zeros(len(asked), dtype=bool), np.ones(len(answer), dtype=bool)])
@@ -198,15 +209,15 @@ class BabilongBuilder:
 
     # ------------------------------------------------------------------ facts in background
 
-    def _context(self, facts, num_tokens, num_head, num_tail, split, rng) -> tuple[np.ndarray, np.ndarray]:
+    def _context(self, facts, num_background, num_head, num_tail, split, rng) -> tuple[np.ndarray, np.ndarray]:
         """Insert the facts into a passage of background, in order, at gaps drawn with replacement."""
+        if not num_background:
+            return _interleave(self._encode(""), np.zeros(len(facts), dtype=np.int64), facts)
+        passage, starts = self.background.passage(split, num_background, rng)
+        gaps = np.append(starts, num_background)
         num_facts = sum(len(fact) for fact in facts)
-        if num_tokens is None:
-            return _interleave(np.empty(0, dtype=np.int64), np.zeros(len(facts), dtype=np.int64), facts)
-        question_tokens = 0 if self.layout == "authors" else num_head + num_tail
-        passage, starts = self.background.passage(split, num_tokens - num_facts - question_tokens, rng)
-        gaps = np.append(starts, len(passage)) if len(passage) else np.zeros(1, dtype=np.int64)
-        low, high = (share * num_tokens - num_head for share in self.fact_depth)
+        prompt_size = num_head + num_background + num_facts + num_tail
+        low, high = (share * prompt_size - num_head for share in self.fact_depth)
         allowed = gaps[(gaps >= low) & (gaps + num_facts <= high)]
         if not len(allowed):  # no sentence ends within the range: the nearest gap before its end
             allowed = gaps[np.abs(gaps - max(low, high - num_facts)).argmin()][None]

@@ -60,37 +60,42 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
     was_training = model.training
     model.eval()
     rows = []
-    for batch in _batches(samples, batch_size):
-        for sample, prediction in zip(batch, answer(model, batch, tokenizer), strict=True):
-            rows.append(_record(model, sample, prediction, rule))
-        if on_batch:
-            on_batch(sum(len(sample.prompt) for sample in batch))
-    model.train(was_training)
+    try:
+        for batch in _batches(samples, batch_size):
+            for sample, prediction in zip(batch, answer(model, batch, tokenizer), strict=True):
+                rows.append(_record(model, sample, prediction, rule))
+            if on_batch:
+                on_batch(sum(len(sample.prompt) for sample in batch))
+    finally:
+        model.train(was_training)
     return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
 def answer(model, batch: list[Sample], tokenizer) -> list[str]:
-    """Return the greedy answers to samples whose prompts are equally long, decoded up to EOS and stripped."""
+    """Return the greedy answers to samples whose prompts are equally long, decoded up to EOS and stripped.
+
+    An answer is cut at the number of tokens that its sample's own answer has, whatever the others in the batch have.
+    """
     prompts = np.stack([sample.prompt for sample in batch])
     size = model.config.segment_size
     whole = (prompts.shape[1] - 1) // size * size
     state = model.read(prompts[:, :whole])
     last = torch.from_numpy(prompts[:, whole:].astype(np.int64))
-    longest = max(int(sample.is_answer.sum()) for sample in batch)
+    sizes = [int(np.append(sample.is_answer, False).argmin()) for sample in batch]  # the first answer and its EOS
     output = model.generate(
-        last.to(model.device), state=state, max_new_tokens=longest, do_sample=False,
+        last.to(model.device), state=state, max_new_tokens=max(sizes), do_sample=False,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     new = output[:, last.shape[1] :].tolist()
-    return [_text(ids, tokenizer) for ids in new]
+    return [_text(ids[:size], tokenizer) for ids, size in zip(new, sizes, strict=True)]
 
 
 def _text(ids: list[int], tokenizer) -> str:
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
         return tokenizer.decode(ids).strip()
-    return tokenizer.decode(ids).strip() + "..."  # no end within the length of the longest answer: not an exact match
+    return tokenizer.decode(ids).strip() + "..."  # no end where the answer has its own: not an exact match
 
 
 def _batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:

@@ -9,6 +9,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from rmtkit.babi import RECORDED_TASKS, TASKS, GeneratedProblems, RecordedProblems
@@ -62,13 +63,14 @@ def open_problems(config: Config) -> GeneratedProblems | RecordedProblems:
     return problems
 
 
-def resolve_backbone(name: str) -> str:
-    """Return the folder of `reference:NAME`, or the name itself (a folder or a hub name)."""
+def resolve_reference(name: str) -> str:
+    """Return the folder of `reference:NAME`, or the name itself (a folder or a hub name). Raises: ConfigError."""
     if not name.startswith("reference:"):
-        return name
+        return str(Path(name).expanduser()) if name.startswith("~") else name
     folder = REFERENCE / name.removeprefix("reference:")
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"backbone {name!r}: no model in {folder}; run notebooks/00_backbone.ipynb or name another backbone")
+        known = sorted(path.parent.name for path in REFERENCE.glob("*/config.json"))
+        raise ConfigError(f"{name!r} is not there; reference models: {', '.join(known) or 'none'}, or give a folder")
     return str(folder)
 
 
@@ -89,7 +91,7 @@ def open_tokenizer(config: Config):
     from transformers import AutoTokenizer
 
     with _hub_errors("tokenizer", config.backbone):
-        return AutoTokenizer.from_pretrained(resolve_backbone(config.backbone))
+        return AutoTokenizer.from_pretrained(resolve_reference(config.backbone))
 
 
 def check_positions(config: Config) -> None:
@@ -97,7 +99,7 @@ def check_positions(config: Config) -> None:
     from transformers import AutoConfig
 
     with _hub_errors("configuration", config.backbone):
-        backbone = AutoConfig.from_pretrained(resolve_backbone(config.backbone))
+        backbone = AutoConfig.from_pretrained(resolve_reference(config.backbone))
     try:
         RMTConfig(backbone_config=backbone, **memory_settings(config))
     except ValueError as error:
@@ -162,7 +164,7 @@ def check_fit(config: Config, builder: BabilongBuilder) -> None:
 def build_model(config: Config) -> RMTForCausalLM:
     """Load the backbone and wrap it with freshly drawn memory tokens (from the seed)."""
     with _hub_errors("weights", config.backbone):
-        model = RMTForCausalLM.from_backbone(resolve_backbone(config.backbone), **memory_settings(config))
+        model = RMTForCausalLM.from_backbone(resolve_reference(config.backbone), **memory_settings(config))
     model.reset_memory(torch.Generator().manual_seed(config.seed))
     return model
 
@@ -174,7 +176,7 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(config.checkpoint).expanduser() if config.checkpoint else run_folder(config) / "model"
+    folder = Path(resolve_reference(config.checkpoint)) if config.checkpoint else run_folder(config) / "model"
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"no trained model in {folder}; run notebooks/02_train.ipynb with the same parameters, or give checkpoint=FOLDER"
@@ -188,6 +190,23 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
             )
     model = RMTForCausalLM.from_pretrained(folder).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(folder)
+
+
+def evaluation_folder(config: Config) -> Path:
+    """Return the folder for evaluations: the run's, or for a `checkpoint` one under outputs_dir/evaluations; created."""
+    folder = run_folder(config)
+    if config.checkpoint:
+        name = Path(config.checkpoint.replace(":", "-")).expanduser()
+        folder = Path(config.outputs_dir).expanduser() / "evaluations" / "-".join([config.task, *name.parts[-2:]]).replace("/", "")
+    check_writable(folder)
+    return folder
+
+
+def published_accuracy(task: str) -> pd.DataFrame:
+    """Return the authors' own RMT results on a task (their log; see the column `source`), to show beside ours."""
+    table = pd.read_csv(REFERENCE / "published_accuracy.csv")
+    is_shown = (table["task"] == task) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
+    return table[is_shown]
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -53,14 +53,29 @@ class Run:
         return read_json(self.result_path)
 
     def metrics(self) -> list[dict]:
-        """Return the rows of metrics.jsonl, oldest first; a line cut off by a crash is dropped."""
+        """Return the rows of metrics.jsonl, oldest first.
+
+        A line cut off by a crash is dropped. A run that goes on from a checkpoint repeats the validations after it: of
+        rows with the same split, stage and step the last one counts.
+        """
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
+        rows = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            rows[row.get("split"), row.get("stage"), row.get("step")] = row
+        return list(rows.values())
 
     def append_metrics(self, row: dict) -> None:
-        """Add one line to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one line to metrics.jsonl; on a line of its own, even if a crash has cut the one before it."""
+        with open(self.folder / "metrics.jsonl", "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                is_cut = file.read(1) != b"\n"
+                file.write(b"\n" * is_cut)
+            file.write(json.dumps(row).encode() + b"\n")
 
     def finish(self, result: dict) -> None:
         """Write result.json, the last file of a run."""
@@ -80,7 +95,8 @@ def open_run(config: Config) -> Run:
         found = read_json(path)["identity"]
         differences = [f"{k}: {found.get(k)!r} there, {v!r} asked" for k, v in wanted.items() if found.get(k) != v]
         if differences:
-            raise ConfigError(f"{folder} holds a run of another configuration ({'; '.join(differences)}); give another run_dir")
+            found = "; ".join(differences)
+            raise ConfigError(f"{folder} holds a run of another configuration ({found}); give another run_dir")
     else:
         write_json(folder / "environment.json", environment())
         write_json(path, {"identity": wanted, "config": dataclasses.asdict(config)})
@@ -109,8 +125,11 @@ def check_writable(folder: Path) -> None:
 def write_json(path: Path, value) -> None:
     """Write a JSON file by renaming a finished one into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path):

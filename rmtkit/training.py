@@ -9,6 +9,7 @@ of their index, and optimizer, schedule, best accuracy and patience lie in the n
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from rmtkit.babilong import BabilongBuilder, Sample
@@ -213,6 +214,7 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callb
             *callbacks,
         ],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=newest_complete_checkpoint(stage.folder))
     write_json(
         stage.folder / "stage.json",
@@ -287,3 +289,18 @@ def _save(model: RMTForCausalLM, folder: Path, tokenizer) -> None:
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     temporary.rename(folder)
+
+
+def finish(experiment: Experiment, table) -> dict:
+    """Write result.json, the last file of a run, and return its content.
+
+    Args: table: data frame of `accuracy_table` over the test split, by length.
+    """
+    result = {
+        "config": dataclasses.asdict(experiment.config),
+        "scoring_rule": "exact_match",
+        "stages": [read_json(stage.folder / "stage.json") for stage in stages(experiment)],
+        "tests": table.to_dict("records"),
+    }
+    experiment.run.finish(result)
+    return result

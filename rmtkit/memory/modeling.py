@@ -13,6 +13,7 @@ Axis letters: b batch, t tokens, s segment tokens, m memory tokens, n segments, 
 import inspect
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -60,16 +61,18 @@ class RMTForCausalLM(PreTrainedModel):
         """Wrap a pretrained decoder; its weights are kept and fresh memory tokens are drawn.
 
         Args:    backbone: a causal LM, or the folder or hub name of one;  settings: the fields of `RMTConfig`.
+        Raises:  ValueError for sizes that do not fit, or a backbone whose logits are more than its head's output.
         """
         if not isinstance(backbone, PreTrainedModel):
             backbone = AutoModelForCausalLM.from_pretrained(backbone)
+        _check_head(backbone)
         config = RMTConfig(backbone_config=backbone.config, **settings)
         with torch.device("meta"):
             model = cls(config)
         model.backbone = backbone
-        model.memory = torch.nn.Parameter(torch.empty(model.memory.shape))
+        model.memory = torch.nn.Parameter(backbone.get_input_embeddings().weight.new_empty(model.memory.shape))
         model.reset_memory()
-        return model
+        return model.train(backbone.training)
 
     @torch.no_grad()
     def reset_memory(self, generator: torch.Generator | None = None) -> None:
@@ -79,8 +82,8 @@ class RMTForCausalLM(PreTrainedModel):
         self.memory.copy_(noise.to(embeddings) * embeddings.std())
 
     def _init_weights(self, module) -> None:
-        """Initialise only what is ours: the backbone has initialised or loaded itself."""
-        if module is self:
+        """Initialise only what is ours and was not loaded: the backbone sees to itself."""
+        if module is self and not getattr(self.memory, "_is_hf_initialized", False):
             self.reset_memory()
 
     def get_input_embeddings(self):
@@ -121,15 +124,15 @@ class RMTForCausalLM(PreTrainedModel):
             written = torch.where(attention_mask.any(dim=1)[:, None, None], written, state.to(written.dtype))
         return SegmentOutput(hidden=hidden[:, m : m + s], attentions=output.attentions), written
 
-    def _mask_arguments(self, attention_mask, num_read_slots: int) -> dict:
-        """Widen a padding mask (b, s) by the memory slots and number the positions that are not padding.
+    def _mask_arguments(self, attention_mask, m: int) -> dict:
+        """Widen a padding mask (b, s) by m read and m write slots and number the positions that are not padding.
 
         Without padding nothing is passed: the decoder counts 0..m+s+m-1, as in the paper's code. transformers takes
         position jumps without a mask for packed sequences and would cut the memory off.
         """
         if attention_mask is None:
             return {}
-        mask = functional.pad(attention_mask, (num_read_slots, self.config.num_memory_tokens), value=1)
+        mask = functional.pad(attention_mask, (m, m), value=1)
         arguments = {"attention_mask": mask}
         if "position_ids" in inspect.signature(self.backbone.get_decoder().forward).parameters:
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -138,12 +141,7 @@ class RMTForCausalLM(PreTrainedModel):
     def _checkpointed_step(self, segment, state, attention_mask):
         if not (self.config.segment_checkpointing and self.training and torch.is_grad_enabled()):
             return self.step(segment, state, attention_mask=attention_mask)
-        if state is None:
-            state = self.initial_memory(segment.shape[0])
-        return checkpoint(
-            lambda ids, memory, mask: self.step(ids, memory, attention_mask=mask),
-            segment, state, attention_mask, use_reentrant=False,
-        )  # fmt: skip
+        return checkpoint(self.step, segment, state, attention_mask=attention_mask, use_reentrant=False)
 
     # ------------------------------------------------------------------ its callers
 
@@ -167,21 +165,21 @@ class RMTForCausalLM(PreTrainedModel):
             output, state = self._checkpointed_step(segment, state, mask)
             if labels is None:
                 kept.append(output.hidden)
-            else:
-                has_label = target != -100
+            elif (has_label := target != -100).any():  # an empty selection would keep the whole segment in the graph
                 kept.append(output.hidden[has_label])
                 wanted.append(target[has_label])
         if labels is not None:
-            return RMTOutput(loss=self._loss(torch.cat(kept), torch.cat(wanted)), memory=state)
+            return RMTOutput(loss=self._loss(kept, wanted), memory=state)
         return RMTOutput(logits=self.get_output_embeddings()(torch.cat(kept, dim=1)[:, -logits_to_keep:]), memory=state)
 
-    def _loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy of hidden states (k, d) at the k labelled positions."""
-        if not len(targets):
+    def _loss(self, hidden: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
+        """Return the mean cross-entropy over the labelled positions, given as (k, d) and (k,) for each segment."""
+        if not targets:
             raise ValueError("labels hold no target: every label after the first position is -100")
-        return functional.cross_entropy(self.get_output_embeddings()(hidden).float(), targets.to(hidden.device))
+        logits = self.get_output_embeddings()(torch.cat(hidden))
+        return functional.cross_entropy(logits.float(), torch.cat(targets).to(logits.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def read(self, input_ids, state=None, attention_mask=None) -> torch.Tensor | None:
         """Stream tokens (b, t) of any length through the recurrence and return the memory (b, m, d).
 
@@ -190,7 +188,7 @@ class RMTForCausalLM(PreTrainedModel):
         """
         size = self.config.segment_size
         for start in range(0, input_ids.shape[1], size):
-            segment = torch.as_tensor(input_ids[:, start : start + size]).to(self.device, torch.long)
+            segment = self._on_device(input_ids[:, start : start + size])
             mask = None if attention_mask is None else attention_mask[:, start : start + size].to(self.device)
             _, state = self.step(segment, state, attention_mask=mask)
         return state
@@ -211,14 +209,36 @@ class RMTForCausalLM(PreTrainedModel):
         state = self.read(input_ids[:, :whole], state)
         if state is None:
             state = self.initial_memory(input_ids.shape[0])
-        last = torch.as_tensor(input_ids[:, whole:]).to(self.device, torch.long)
-        embeddings = torch.cat([state, self.get_input_embeddings()(last)], dim=1)
+        last = self.get_input_embeddings()(self._on_device(input_ids[:, whole:]))
+        embeddings = torch.cat([state, last], dim=1)
         new = self.backbone.generate(
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device),
             **generation_options,
         )
-        return torch.cat([torch.as_tensor(input_ids).to(self.device, torch.long), new], dim=1)
+        return torch.cat([self._on_device(input_ids), new], dim=1)
+
+    def _on_device(self, tokens) -> torch.Tensor:
+        """Copy token ids of any integer type, numpy or torch, to the device as int64."""
+        if isinstance(tokens, np.ndarray):
+            tokens = torch.from_numpy(tokens.astype(np.int64))  # torch would warn of memory that is mapped read-only
+        return tokens.to(self.device, torch.long)
+
+
+@torch.no_grad()
+def _check_head(backbone: PreTrainedModel) -> None:
+    """Raise ValueError if logits are more than the head's output: Gemma caps, Cohere and Granite scale them."""
+    num_ids = min(8, backbone.get_input_embeddings().num_embeddings)  # several: the embedding of a padding id is zero
+    probe, is_training = torch.arange(num_ids, device=backbone.device)[None], backbone.training
+    backbone.eval()
+    logits = backbone.get_output_embeddings()(backbone.get_decoder()(probe, use_cache=False).last_hidden_state)
+    expected = backbone(probe, use_cache=False).logits
+    backbone.train(is_training)
+    if not torch.allclose(logits.float(), expected.float(), rtol=1e-4, atol=1e-5):
+        raise ValueError(
+            f"{type(backbone).__name__} scales or caps the output of its head, which the wrapper does not; "
+            "take a backbone whose logits are its head's output (GPT-2, GPT-NeoX, Llama, Qwen and most others)"
+        )
 
 
 AutoConfig.register("rmt", RMTConfig)

@@ -1,0 +1,91 @@
+"""Progress that ends as one small static output: a display handle in a notebook, sparse lines elsewhere.
+
+tqdm's widget bar stays at 0 % in a headless run and a text bar leaves hundreds of lines (papermill#617), so neither is
+used. transformers' own notebook table is switched off in favour of this one.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+
+from transformers import TrainerCallback
+
+
+class Display:
+    """One line of text that is replaced in place: HTML in a notebook, a printed line every `seconds` elsewhere."""
+
+    def __init__(self, seconds: float = 2.0):
+        self.seconds = seconds
+        self._last_shown = 0.0
+        self._handle = _new_handle()
+
+    def show(self, text: str, *, force: bool = False) -> None:
+        """Show the text, at most every `seconds` unless forced."""
+        now = time.monotonic()
+        if not force and now - self._last_shown < self.seconds:
+            return
+        self._last_shown = now
+        if self._handle is None:
+            print(text, flush=True)
+        else:
+            self._handle.update(_Line(text))
+
+
+class _Line:
+    """Text that a notebook shows as preformatted HTML, and a terminal as it is."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.text)}</pre>"
+
+
+def _new_handle():
+    """Return a display handle inside of an IPython kernel, None elsewhere."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return display(_Line("..."), display_id=True)
+
+
+class TrainingProgress(TrainerCallback):
+    """Show stage, step, loss, validation accuracy and speed while a curriculum trains."""
+
+    def __init__(self):
+        self.display = Display()
+        self.lines: list[str] = []
+        self._started = time.monotonic()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open a line for the stage."""
+        self._loss, self._accuracy, self._first = float("nan"), "not yet", (state.global_step, time.monotonic())
+        self.lines.append("")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Take the loss, and the validation accuracy where there is one."""
+        self._loss = (logs or {}).get("loss", self._loss)
+        if logs and "eval_exact_match" in logs:
+            low, high = logs["eval_low"], logs["eval_high"]
+            self._accuracy = f"{logs['eval_exact_match']:.3f} [{low:.3f}, {high:.3f}] n={logs['eval_n']}"
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Refresh the line."""
+        step, since = self._first
+        rate = (state.global_step - step) / max(1e-9, time.monotonic() - since)
+        self.lines[-1] = (
+            f"{args.output_dir.rsplit('/', 1)[-1]}: step {state.global_step}/{state.max_steps}, loss {self._loss:.3f}, "
+            f"validation exact match {self._accuracy}, {rate:.1f} steps/s, {time.monotonic() - self._started:.0f} s"
+        )
+        self.display.show("\n".join(self.lines) if self.display._handle else self.lines[-1])
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Show the last state of the stage."""
+        self.display.show("\n".join(self.lines), force=True)
