@@ -33,7 +33,7 @@ class Recording:
     sample: Sample
     prediction: str  # greedy answer
     segment_size: int  # tokens of text
-    question_start: int  # position of the question's first token; the prompt ends with the question
+    question_start: int  # position of the final question's first token, or of the last token if no question is there
     states: torch.Tensor  # (n + 1, m, d): the initial memory, and the memory after every segment
     attentions: dict[int, torch.Tensor]  # segment -> (l, h, m+s+m, m+s+m); rows attend to columns
     tokenizer: object = field(repr=False)
@@ -96,7 +96,7 @@ def record(model, sample: Sample, tokenizer, *, attention_segments: Iterable[int
         sample=sample,
         prediction=prediction,
         segment_size=size,
-        question_start=question_start(sample, tokenizer),
+        question_start=min(question_ends(sample, tokenizer)[1], len(sample.prompt) - 1),
         states=states,
         attentions=attentions,
         tokenizer=tokenizer,
@@ -124,8 +124,7 @@ def _stack(attentions) -> torch.Tensor:
 
 def _kept_segments(sample: Sample, size: int, num_segments: int, asked: Iterable[int] | None) -> set[int]:
     if asked is None:
-        kept = {segment for start, end in sample.fact_spans.tolist() for segment in _segments_of(start, end, size)}
-        return kept | {num_segments - 1}
+        return {*_fact_segments(sample, size), num_segments - 1}
     kept = set(asked)
     if not kept <= set(range(num_segments)):
         raise ValueError(f"attention_segments is {sorted(kept)}; the sample has segments 0 to {num_segments - 1}")
@@ -134,6 +133,11 @@ def _kept_segments(sample: Sample, size: int, num_segments: int, asked: Iterable
 
 def _segments_of(start: int, end: int, size: int) -> range:
     return range(start // size, (end - 1) // size + 1)
+
+
+def _fact_segments(sample: Sample, size: int) -> list[int]:
+    """Return the segments of all facts, fact by fact; a fact that straddles a border has two."""
+    return [segment for start, end in sample.fact_spans.tolist() for segment in _segments_of(start, end, size)]
 
 
 @contextlib.contextmanager
@@ -157,16 +161,17 @@ def _evaluation_mode(model) -> Iterator[None]:
         model.train(was_training)
 
 
-def question_start(sample: Sample, tokenizer) -> int:
-    """Return the position from which the end of a prompt reads as the question.
+def question_ends(sample: Sample, tokenizer) -> tuple[int, int]:
+    """Return where the question at the start of a prompt ends, and where the one at its end starts.
 
-    The last token's position if the question is not at the end (question_position "first").
+    0 if no question is at the start, the length of the prompt if none is at its end; what stands behind the question at
+    the end ("GEN") counts to it.
     """
-    question, num_tokens = _squeezed(sample.question.text), len(sample.prompt)
-    for start in range(num_tokens - 1, max(-1, num_tokens - 1 - LONGEST_QUESTION), -1):
-        if question in _squeezed(tokenizer.decode(sample.prompt[start:].tolist())):
-            return start
-    return num_tokens - 1
+    asked, prompt, size = _squeezed(sample.question.text), sample.prompt.tolist(), len(sample.prompt)
+    heads = range(1, min(size, LONGEST_QUESTION) + 1)
+    head = next((end for end in heads if _squeezed(tokenizer.decode(prompt[:end])) == asked), 0)
+    tails = range(size - 1, max(head, size - LONGEST_QUESTION) - 1, -1)
+    return head, next((start for start in tails if asked in _squeezed(tokenizer.decode(prompt[start:]))), size)
 
 
 def _squeezed(text: str) -> str:
@@ -176,27 +181,29 @@ def _squeezed(text: str) -> str:
 
 def find_samples(builder: BabilongBuilder, num_tokens: int | None, segment_size: int, *, num_samples: int = 20,
                  split: str = "test", num_candidates: int = 500) -> list[Sample]:  # fmt: skip
-    """Return the samples with the fewest facts (two or more), each fact in another segment and none in the last.
+    """Return the samples that show best what memory does: facts apart from each other and from the question, and few.
 
-    Such samples show what memory does: no segment holds two facts, and the question needs an earlier segment. Among
-    samples with equally few facts those with the lowest index come first.
+    Best are those whose facts each lie whole in a segment of their own and not in the last one; among them those with
+    the fewest facts (two at least); among them the lowest index.
 
-    Raises: ValueError if there are fewer than `num_samples` among the first `num_candidates`.
+    Raises: ValueError if fewer than `num_samples` of the first `num_candidates` samples have two facts or more.
     """
     candidates = (builder.sample(split, index, num_tokens) for index in range(num_candidates))
-    found = sorted((len(c.problem.facts), c.index) for c in candidates if _is_spread(c, segment_size))
+    several = (sample for sample in candidates if len(sample.fact_spans) > 1)
+    found = sorted((_crowding(sample, segment_size), len(sample.fact_spans), sample.index) for sample in several)
     if len(found) < num_samples:
         raise ValueError(
-            f"{len(found)} of {num_candidates} {split} samples have two facts or more, each in another segment and "
-            f"none in the last; {num_samples} are wanted: ask for fewer, or for more than {num_tokens} tokens"
+            f"{len(found)} of {num_candidates} {split} samples have two facts or more, {num_samples} are wanted; "
+            "ask for fewer, or take more candidates"
         )
-    return [builder.sample(split, index, num_tokens) for _, index in found[:num_samples]]
+    return [builder.sample(split, index, num_tokens) for _, _, index in found[:num_samples]]
 
 
-def _is_spread(sample: Sample, size: int) -> bool:
-    segments = [segment for start, end in sample.fact_spans.tolist() for segment in _segments_of(start, end, size)]
-    is_alone = len(set(segments)) == len(segments) == len(sample.fact_spans)
-    return is_alone and len(segments) > 1 and (len(sample.prompt) - 1) // size not in segments
+def _crowding(sample: Sample, size: int) -> int:
+    """Return 0 if every fact lies whole in a segment of its own before the last, more the further it is from that."""
+    segments = _fact_segments(sample, size)
+    num_straddling = len(segments) - len(sample.fact_spans)
+    return num_straddling + len(segments) - len(set(segments) - {(len(sample.prompt) - 1) // size})
 
 
 # ---------------------------------------------------------------------- attention of the memory
@@ -254,9 +261,8 @@ def attention_mass(recording: Recording) -> pd.DataFrame:
              over the slots; baseline, the share if each slot attended evenly to all that the causal mask lets it see;
              num_positions of the target. Shares of a head sum to 1, baselines too.
     """
-    spans = recording.sample.fact_spans.tolist()
-    segments = {segment for span in spans for segment in _segments_of(*span, recording.segment_size)}
-    return pd.concat([_segment_mass(recording, segment) for segment in sorted(segments)], ignore_index=True)
+    segments = sorted(set(_fact_segments(recording.sample, recording.segment_size)))
+    return pd.concat([_segment_mass(recording, segment) for segment in segments], ignore_index=True)
 
 
 def _segment_mass(recording: Recording, segment: int) -> pd.DataFrame:

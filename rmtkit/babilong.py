@@ -27,6 +27,7 @@ class Sample:
 
     prompt:        Edna liked fog. | Mary went to the garden. | It rained. ... | Where is Mary?      (t,)
     fact_spans:                     [start, end) of each fact in the prompt                           (k, 2)
+    earlier_answers: [start, end) in the prompt of answers, EOS included, to questions on the way     (q, 2)
     continuation:  garden <eos>  [ Where is John? hallway <eos> ... ]   extra questions in training   (c,)
     is_answer:     1      1      [ 0     0  0     1       1         ]   where the loss is taken       (c,)
     """
@@ -35,6 +36,7 @@ class Sample:
     continuation: np.ndarray
     is_answer: np.ndarray
     fact_spans: np.ndarray
+    earlier_answers: np.ndarray
     problem: Problem
     split: str
     index: int
@@ -98,30 +100,36 @@ class BabilongBuilder:
         self._pieces: dict[str, np.ndarray] = {}
         self._fitting: dict[tuple[str, int | None], np.ndarray] = {}
 
-    def sample(self, split: str, index: int, num_tokens: int | None = None, *, num_extra_questions: int = 0) -> Sample:
+    def sample(self, split: str, index: int, num_tokens: int | None = None, *, num_extra_questions: int = 0,
+               num_questions_between: int = 0) -> Sample:  # fmt: skip
         """Build the sample with this index.
 
         Args:    split: train, validation or test;  index: from 0;  num_tokens: exact length of the prompt in tokens
                  (in the layout "authors" of the prompt without its question and "GEN"); None: facts alone;
-                 num_extra_questions: further questions about the same facts after the first answer.
+                 num_extra_questions: further questions about the same facts after the first answer;
+                 num_questions_between: questions asked and answered on the way, at each point where the story has one,
+                 if there is room. Both are dense supervision for training.
         Raises:  ValueError if facts and question do not fit `num_tokens`.
         """
         _check_choice("split", split, SPLITS)
         if self.background is None:
             num_tokens = None
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
-        problem = self._fitting_problem(split, index, num_tokens, num_extra_questions)
-        facts = [self._encode(fact) for fact in problem.facts]
+        asked = {"num_extra_questions": num_extra_questions, "num_questions_between": num_questions_between}
+        problem = self._fitting_problem(split, index, num_tokens, asked)
         head, tail = self._question_ends(problem.questions[0].text)
-        num_background = 0 if num_tokens is None else num_tokens - self.num_fixed_tokens(problem)
-        context, spans = self._context(facts, num_background, len(head), len(tail), split, rng)
+        room = None if num_tokens is None else num_tokens - self.num_fixed_tokens(problem)
+        told, answer_sizes = self._told(problem, room)
+        context, spans = self._context(told, num_tokens, len(head), len(tail), split, rng)
+        spans += len(head)
         beyond = len(head) + len(tail) if self.layout == "authors" else 0
         continuation, is_answer = self._continuation(problem.questions, self.answer_size - beyond)
         return Sample(
             prompt=np.concatenate([head, context, tail]),
             continuation=continuation,
             is_answer=is_answer,
-            fact_spans=spans + len(head),
+            fact_spans=spans[answer_sizes == 0],
+            earlier_answers=np.stack([spans[:, 1] - answer_sizes, spans[:, 1]], axis=1)[answer_sizes > 0],
             problem=problem,
             split=split,
             index=index,
@@ -135,7 +143,7 @@ class BabilongBuilder:
 
     # ------------------------------------------------------------------ which problem
 
-    def _fitting_problem(self, split, index, num_tokens, num_extra_questions) -> Problem:
+    def _fitting_problem(self, split, index, num_tokens, asked) -> Problem:
         """Return the problem of this index; one that does not fit is drawn anew (generated) or left out (recorded)."""
         draw = self.problems.problem
         if self.problems.num_problems(split) is not None:
@@ -144,7 +152,7 @@ class BabilongBuilder:
                 raise ValueError(self._too_long(f"none of the recorded {split} problems fits", num_tokens))
             return draw(split, int(fitting[index % len(fitting)]))
         for attempt in range(MAX_DRAWS):
-            problem = draw(split, index + (attempt << 40), num_extra_questions=num_extra_questions)
+            problem = draw(split, index + (attempt << 40), **asked)
             if num_tokens is None or self.num_fixed_tokens(problem) <= num_tokens:
                 return problem
         raise ValueError(self._too_long(f"none of {MAX_DRAWS} generated problems fits", num_tokens))
@@ -209,29 +217,49 @@ class BabilongBuilder:
 
     # ------------------------------------------------------------------ facts in background
 
-    def _context(self, facts, num_background, num_head, num_tail, split, rng) -> tuple[np.ndarray, np.ndarray]:
-        """Insert the facts into a passage of background, in order, at gaps drawn with replacement."""
+    def _told(self, problem: Problem, room: int | None) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the facts and, while `room` lasts, the earlier questions with their answers, in the story's order.
+
+        Returns: token ids of each piece, and how many of them are an answer (0 for a fact), (k + q,).
+        """
+        pieces, answer_sizes = [], []
+        for number, fact in enumerate(problem.facts, start=1):
+            pieces.append(self._encode(fact))
+            answer_sizes.append(0)
+            for question in (q for q in problem.earlier if q.num_facts == number):
+                answer = np.append(self._encode(question.answer), self.tokenizer.eos_token_id)
+                piece = np.concatenate([self._asked(question.text), self._answer_mark(), answer])
+                if room is None or len(piece) <= room:
+                    pieces.append(piece)
+                    answer_sizes.append(len(answer))
+                    room = None if room is None else room - len(piece)
+        return pieces, np.asarray(answer_sizes, dtype=np.int64)
+
+    def _context(self, told, num_tokens, num_head, num_tail, split, rng) -> tuple[np.ndarray, np.ndarray]:
+        """Insert what is told into a passage of background, in order, at gaps drawn with replacement."""
+        num_told = sum(len(piece) for piece in told)
+        beyond = 0 if self.layout == "authors" else num_head + num_tail
+        num_background = 0 if num_tokens is None else num_tokens - beyond - num_told
         if not num_background:
-            return _interleave(self._encode(""), np.zeros(len(facts), dtype=np.int64), facts)
+            return _interleave(self._encode(""), np.zeros(len(told), dtype=np.int64), told)
         passage, starts = self.background.passage(split, num_background, rng)
         gaps = np.append(starts, num_background)
-        num_facts = sum(len(fact) for fact in facts)
-        prompt_size = num_head + num_background + num_facts + num_tail
+        prompt_size = num_head + num_background + num_told + num_tail
         low, high = (share * prompt_size - num_head for share in self.fact_depth)
-        allowed = gaps[(gaps >= low) & (gaps + num_facts <= high)]
+        allowed = gaps[(gaps >= low) & (gaps + num_told <= high)]
         if not len(allowed):  # no sentence ends within the range: the nearest gap before its end
-            allowed = gaps[np.abs(gaps - max(low, high - num_facts)).argmin()][None]
-        return _interleave(passage, np.sort(rng.choice(allowed, len(facts))), facts)
+            allowed = gaps[np.abs(gaps - max(low, high - num_told)).argmin()][None]
+        return _interleave(passage, np.sort(rng.choice(allowed, len(told))), told)
 
 
-def _interleave(passage, positions, facts) -> tuple[np.ndarray, np.ndarray]:
-    """Insert facts before the given positions of a passage; return the tokens and the facts' spans (k, 2)."""
+def _interleave(passage, positions, told) -> tuple[np.ndarray, np.ndarray]:
+    """Insert pieces before the given positions of a passage; return the tokens and the pieces' spans (k, 2)."""
     pieces, spans, length, done = [], [], 0, 0
-    for position, fact in zip(positions, facts, strict=True):
+    for position, piece in zip(positions, told, strict=True):
         length += int(position) - done
-        pieces += [passage[done:position], fact]
-        spans.append((length, length + len(fact)))
-        length, done = length + len(fact), int(position)
+        pieces += [passage[done:position], piece]
+        spans.append((length, length + len(piece)))
+        length, done = length + len(piece), int(position)
     pieces.append(passage[done:])
     return np.concatenate(pieces), np.asarray(spans, dtype=np.int64).reshape(-1, 2)
 

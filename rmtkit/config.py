@@ -29,7 +29,8 @@ class Config:
     # problems
     babi_path: str | None = None  # real bAbI: folder, zip or "hub"; None: generated stories
     max_n_facts: int | None = None  # problems with more facts are left out; None: those that do not fit the length
-    num_extra_questions: int = 3  # further questions about the same facts, in training only
+    num_extra_questions: int = 2  # further questions about the same facts, in training only
+    num_questions_between: int = 4  # questions on the way, at each point where the story has one, in training only
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext
@@ -39,11 +40,11 @@ class Config:
     question_position: str = "last"  # last, first, both
     fact_depth_start: float = 0.0  # facts start after this share of the sample
     fact_depth_end: float = 1.0  # and end before this one
-    answer_size: int = 32  # tokens of the last segment kept free for answers
+    answer_size: int = 16  # tokens of the last segment kept free for answers
     # model
     backbone: str = "reference:backbone"  # our small one, or a folder, or a hub name
     num_memory_tokens: int = 8
-    segment_size: int = 128  # tokens of text; memory comes on top
+    segment_size: int = 32  # tokens of text; memory comes on top
     bptt_depth: int | None = None  # segments that gradients pass through; None: all
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
@@ -53,8 +54,9 @@ class Config:
     batch_size: int = 32  # samples per update
     micro_batch_size: int = 32  # samples in memory at once
     optimizer: str = "muon"  # muon (matrices; AdamW for the rest), adamw
-    learning_rate: float = 2e-3  # peak, AdamW
-    matrix_learning_rate: float = 0.02  # peak, Muon
+    learning_rate: float = 3e-4  # peak, AdamW
+    matrix_learning_rate: float = 0.015  # peak, Muon
+    memory_learning_rate: float | None = 3e-3  # peak, AdamW on the memory tokens; None: learning_rate
     weight_decay: float = 0.0
     schedule: str = "linear"  # any name of transformers.SchedulerType
     schedule_horizon: float = 1.0  # the schedule is that of a stage this many times longer (paper: 2)
@@ -84,10 +86,10 @@ SMOKE = dataclasses.replace(
     validation_samples=8, test_segments=(1, 2, 4), test_samples=16, test_batch_size=16,
 )  # fmt: skip
 PAPER = dataclasses.replace(
-    TINY, preset="paper", babi_path="hub", num_extra_questions=0, background="pg19", background_tokens=200_000_000,
+    TINY, preset="paper", babi_path="hub", num_extra_questions=0, num_questions_between=0, background="pg19", background_tokens=200_000_000,
     layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512,
     segments=(1, 2, 4, 6, 8, 16, 32), steps=(5000,), vary_segments=1.0, batch_size=64, micro_batch_size=4,
-    optimizer="adamw", learning_rate=1e-5, weight_decay=0.01, schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
+    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, weight_decay=0.01, schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
     validation_samples=1000, patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
     test_batch_size=8,
 )  # fmt: skip
@@ -108,14 +110,15 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 AT_LEAST = {
-    "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "background_tokens": 1000, "fact_depth_start": 0,
+    "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "matrix_learning_rate": 0,
+    "memory_learning_rate": 0,
     "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "max_grad_norm": 0, "eval_steps": 1,
     "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1, "test_samples": 1,
     "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
-AT_MOST = {"vary_segments": 1, "warmup_share": 1, "promote_at": 1, "fact_depth_end": 1}
+AT_MOST = {"seed": 2**32 - 1, "vary_segments": 1, "warmup_share": 1, "promote_at": 1, "fact_depth_end": 1}
 
 
 class ConfigError(ValueError):
@@ -163,7 +166,7 @@ def coerce(name: str, value, annotation):
     kind = next(option for option in options if option is not type(None))
     try:
         return _coerce_kind(value, kind)
-    except (ValueError, TypeError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, OverflowError):
         text = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         expected = text.get(kind, "whole numbers such as 1,2,4")
         raise ConfigError(f"{name} is {value!r}; expected {expected}") from None
@@ -209,13 +212,17 @@ def check(config: Config) -> Config:
     if list(config.segments) != sorted(set(config.segments)):
         raise ConfigError(f"segments is {config.segments}; expected growing numbers of segments such as 1,2,4")
     if len(config.steps) not in (1, len(config.segments)):
-        raise ConfigError(f"steps has {len(config.steps)} numbers for {len(config.segments)} stages; one each, or one for all")
+        stages = len(config.segments)
+        raise ConfigError(f"steps has {len(config.steps)} numbers for {stages} stages; one each, or one for all")
     if config.batch_size % config.micro_batch_size:
-        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {config.micro_batch_size}")
+        micro = config.micro_batch_size
+        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {micro}")
     if config.fact_depth_start >= config.fact_depth_end:
-        raise ConfigError(f"fact_depth_start {config.fact_depth_start} is not below fact_depth_end {config.fact_depth_end}")
+        start, end = config.fact_depth_start, config.fact_depth_end
+        raise ConfigError(f"fact_depth_start {start} is not below fact_depth_end {end}")
     if config.answer_size >= config.segment_size:
-        raise ConfigError(f"answer_size {config.answer_size} leaves no room in segments of {config.segment_size} tokens")
+        size = config.segment_size
+        raise ConfigError(f"answer_size {config.answer_size} leaves no room in segments of {size} tokens")
     if config.background == "local" and not config.background_path:
         raise ConfigError("background local needs background_path: a folder of .txt, .jsonl or .parquet files")
     return config

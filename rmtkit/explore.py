@@ -9,12 +9,15 @@ import html
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
-from rmtkit.analysis import question_start
+from rmtkit.analysis import question_ends
 from rmtkit.babi import Problem
 from rmtkit.babilong import BabilongBuilder, Sample
+from rmtkit.background import SPLITS, Background
 from rmtkit.evaluation import wilson_interval
 
 MARKS = {  # background colour and CSS of each kind of text; all are colour-blind safe and differ in weight too
@@ -35,37 +38,168 @@ def render_sample(sample: Sample, tokenizer, *, max_chars: int = 3000) -> str:
 
     Args: max_chars: characters of background to show, shared evenly by its pieces; each keeps its two ends.
     """
-    pieces = list(_pieces(sample))
+    pieces = _pieces(sample, tokenizer)
     room = max(40, max_chars // max(1, sum(kind == "background" for kind, _ in pieces)))
     body = "".join(_render_piece(kind, ids, tokenizer, room) for kind, ids in pieces)
-    legend = " ".join(_mark(kind, kind) for kind in MARKS if kind != "answer")
-    facts = len(sample.problem.facts)
-    title = f"{sample.problem.task}, {sample.split} {sample.index}: {len(sample.prompt):,} tokens, {facts} facts"
+    legend = " ".join(_mark(kind, kind) for kind in ("supporting fact", "fact", "question"))
+    size, facts = len(sample.prompt), len(sample.problem.facts)
+    title = html.escape(f"{sample.problem.task}, {sample.split} sample {sample.index}: {size:,} tokens, {facts} facts")
     answer = _mark("answer", sample.question.answer)
-    return f'<p><b>{html.escape(title)}</b>&ensp;{legend}</p><div style="{STYLE}">{body} &rarr; {answer}</div>'
+    return f'<p><b>{title}</b>&ensp;{legend}</p><div style="{STYLE}">{body} &rarr; {answer}</div>'
 
 
-def _pieces(sample: Sample):
-    """Yield (kind, token ids) of the whole prompt, in order."""
-    done, ids = 0, sample.prompt
-    for fact, (start, end) in enumerate(sample.fact_spans.tolist()):
-        if start > done:
-            yield "background", ids[done:start]
-        yield ("supporting fact" if fact in sample.question.supporting else "fact"), ids[start:end]
+def _pieces(sample: Sample, tokenizer) -> list[tuple[str, np.ndarray]]:
+    """Cut the prompt into (kind, token ids), in order."""
+    head, tail = question_ends(sample, tokenizer)
+    kinds = ["supporting fact" if k in sample.question.supporting else "fact" for k in range(len(sample.fact_spans))]
+    facts = zip(kinds, *sample.fact_spans.T.tolist(), strict=True)
+    pieces, done = [], 0
+    for kind, start, end in (("question", 0, head), *facts, ("question", tail, len(sample.prompt))):
+        pieces += [("background", sample.prompt[done:start]), (kind, sample.prompt[start:end])]
         done = end
-    yield "background", ids[done:]
+    return [(kind, ids) for kind, ids in pieces if len(ids)]
 
 
-def _render_piece(kind: str, ids, tokenizer, room: int) -> str:
+def _render_piece(kind: str, ids: np.ndarray, tokenizer, room: int) -> str:
     text = tokenizer.decode(ids.tolist())
     if kind != "background":
         return _mark(kind, text)
     if len(text) <= room:
         return html.escape(text)
-    ends = html.escape(text[: room // 2]), html.escape(text[-(room // 2) :])
-    return f"{ends[0]}<i> &hellip; {len(ids):,} tokens of background &hellip; </i>{ends[1]}"
+    left, right = html.escape(text[: room // 2]), html.escape(text[-(room // 2) :])
+    return f"{left} <i>&hellip; {len(ids):,} tokens of background &hellip;</i> {right}"
 
 
 def _mark(kind: str, text: str) -> str:
     space = " " * text.startswith(" ")
     return f'{space}<span title="{kind}" style="{MARKS[kind]}">{html.escape(text.removeprefix(" "))}</span>'
+
+
+# ---------------------------------------------------------------------- the browser
+
+
+def is_interactive() -> bool:
+    """Return whether a live front end shows this notebook, so that a widget can be used.
+
+    JupyterLab, Colab or VS Code must have started the kernel, and the running cell must be allowed to ask for input: a
+    headless run (papermill, nbmake) is not, even when it inherits the environment of a notebook. CI is never live.
+    In doubt: no. A widget in a headless run can hang for ever (nbclient#312).
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel") or os.environ.get("CI"):
+        return False
+    has_front_end = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
+    request = shell.kernel.get_parent() or {}
+    return has_front_end and bool(request.get("content", {}).get("allow_stdin", False))
+
+
+def explore_samples(builder: BabilongBuilder, *, lengths: list[int | None], split: str = "train",
+                    num_samples: int = 50, interactive: bool | None = None):  # fmt: skip
+    """Return a browser of samples, or the first sample as static HTML if no live front end is there.
+
+    Args: lengths: of the prompt in tokens, to choose from; None: facts alone;
+          interactive: build the widget or not; None: `is_interactive()`.
+    """
+
+    def render(num_tokens: int | None, index: int) -> str:
+        return render_sample(builder.sample(split, index, num_tokens), builder.tokenizer)
+
+    if not (is_interactive() if interactive is None else interactive):
+        from IPython.display import HTML
+
+        return HTML(render(lengths[0], 0))
+    return _browser(render, lengths, num_samples)
+
+
+def _browser(render: Callable[[int | None, int], str], lengths: list[int | None], num_samples: int):
+    """Return two controls above an HTML view; core widgets without Output, alike in ipywidgets 7 and 8."""
+    import ipywidgets
+
+    names = [(f"{length:,} tokens" if length else "facts alone", length) for length in lengths]
+    length = ipywidgets.Dropdown(options=names, value=lengths[0], description="length")
+    index = ipywidgets.IntSlider(value=0, min=0, max=num_samples - 1, description="sample", continuous_update=False)
+    view = ipywidgets.HTML(render(lengths[0], 0))
+
+    def show(_change) -> None:
+        view.value = render(length.value, index.value)
+
+    length.observe(show, names="value")
+    index.observe(show, names="value")
+    return ipywidgets.VBox([ipywidgets.HBox([length, index]), view])
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def first_problems(problems, split: str, num_problems: int = NUM_PROBLEMS) -> list[Problem]:
+    """Return the first problems of a split, as many as there are at most."""
+    available = problems.num_problems(split)
+    return [problems.problem(split, i) for i in range(min(num_problems, available or num_problems))]
+
+
+def distribution_table(problems_of_source: dict[str, list[Problem]]) -> pd.DataFrame:
+    """Count answers, facts and supporting facts of problems from several sources.
+
+    Returns: a row per source, quantity and value: share of the problems, its 95 % Wilson interval (low, high), n.
+    """
+    quantities = {
+        "answer": lambda problem: problem.questions[0].answer,
+        "facts in a problem": lambda problem: len(problem.facts),
+        "facts told after the last supporting one": _num_facts_after,
+    }
+    rows = []
+    for quantity, measure in quantities.items():
+        for source, problems in problems_of_source.items():
+            for value, count in sorted(Counter(map(measure, problems)).items()):
+                low, high = wilson_interval(count, len(problems))
+                row = {"quantity": quantity, "value": value, "source": source, "share": count / len(problems)}
+                rows.append({**row, "low": low, "high": high, "n": len(problems)})
+    return pd.DataFrame(rows)
+
+
+def _num_facts_after(problem: Problem) -> int:
+    return len(problem.facts) - 1 - max(problem.questions[0].supporting, default=-1)
+
+
+def fact_table(samples: list[Sample]) -> pd.DataFrame:
+    """Return a row per fact: index (of its sample), num_tokens, fact, text, position, depth (0..1), is_supporting."""
+    return pd.DataFrame(
+        {"index": sample.index, "num_tokens": len(sample.prompt), "fact": fact, "text": sample.problem.facts[fact],
+         "position": start, "depth": start / len(sample.prompt), "is_supporting": fact in sample.question.supporting}
+        for sample in samples
+        for fact, start in enumerate(sample.fact_spans[:, 0].tolist())
+    )  # fmt: skip
+
+
+def background_table(background: Background) -> pd.DataFrame:
+    """Return documents, sentences, tokens and tokens per sentence of each split of a background."""
+    table = pd.DataFrame(
+        {"split": split, "documents": background.num_documents(split), "sentences": background.num_sentences(split),
+         "tokens": background.num_tokens(split)}
+        for split in SPLITS
+    )  # fmt: skip
+    return table.assign(tokens_per_sentence=(table["tokens"] / table["sentences"]).round(1)).set_index("split")
+
+
+def baseline_records(problems, *, num_problems: int = NUM_PROBLEMS) -> pd.DataFrame:
+    """Answer test problems without reading them: what a model has to beat.
+
+    "majority answer" is the most frequent answer of as many training problems; "last answer named" is the word among
+    the task's answers (a place, in qa1) that the facts name last.
+
+    Returns: a row per problem and baseline: baseline, prediction, target, is_correct.
+    """
+    train = Counter(problem.questions[0].answer for problem in first_problems(problems, "train", num_problems))
+    majority, rows = max(train, key=train.get), []
+    for problem in first_problems(problems, "test", num_problems):
+        target = problem.questions[0].answer
+        predictions = {"majority answer": majority, "last answer named": _last_named(problem, set(train))}
+        for name, prediction in predictions.items():
+            row = {"baseline": name, "prediction": prediction, "target": target}
+            rows.append({**row, "is_correct": prediction == target})
+    return pd.DataFrame(rows)
+
+
+def _last_named(problem: Problem, labels: set[str]) -> str | None:
+    words = " ".join(problem.facts).replace(".", " ").split()
+    return next((word for word in reversed(words) if word in labels), None)

@@ -70,7 +70,8 @@ def _finish_accuracy(figure: Figure, table: pd.DataFrame, baselines: Baselines) 
     for (name, share), line in zip((baselines or {}).items(), LINES[1:] * 4, strict=False):
         axis.axhline(100 * share, color="0.35", linestyle=line, linewidth=1.2, label=f"{name}: {100 * share:.0f} %")
     axis.set(ylim=(-3, 103), ylabel=f"accuracy ({rules[0].replace('_', ' ')}), %" if len(rules) == 1 else "accuracy, %")
-    figure.legend(loc="outside lower center", ncols=2, **LEGEND)
+    is_wide = any(len(text) > 60 for text in axis.get_legend_handles_labels()[1])
+    figure.legend(loc="outside lower center", ncols=1 if is_wide else 2, **LEGEND)
     return figure
 
 
@@ -80,31 +81,31 @@ def _draw_series(axis: Axes, table: pd.DataFrame, series: str | None, x: pd.Seri
     groups = table.groupby(series, sort=False, observed=True) if series else [("ours", table)]
     for number, (name, rows) in enumerate(groups):
         places = x[rows.index].sort_values()
-        name = f"{name} segments" if series == "num_segments" else name
-        label = f"{name} ({_counted(rows['n'])})"
+        label = f"{name}{' segments' * (series == 'num_segments')} ({_counted(rows['n'])})"
         _draw_interval(axis, places, rows.loc[places.index], "accuracy", label=label, **_look(number))
 
 
-def plot_accuracy_by_length(table: pd.DataFrame, *, series: str | None = None, trained_segments: int | None = None,
-                            baselines: Baselines = None, published: pd.DataFrame | None = None) -> Figure:  # fmt: skip
+def plot_accuracy_by_length(table: pd.DataFrame, *, series: str | None = None, baselines: Baselines = None,
+                            trained_segments: int | tuple[int, ...] = 0,
+                            published: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Draw accuracy against the length of the sample.
 
     Args:    table: num_tokens, num_segments, accuracy, low, high, n, as `accuracy_table` makes it; optionally rule;
              series: a column that tells several curves apart;  baselines: name -> accuracy 0..1, horizontal lines;
-             trained_segments: longest sample seen in training, shaded;
+             trained_segments: the longest sample of the training or all stages; these lengths are shaded;
              published: rows of one task in the format of a published table (source, model, variant, length, segments,
              accuracy in per cent), drawn in grey. Its segments have 512 tokens.
     """
     _check_columns(table, "num_tokens", "num_segments", "accuracy", "low", "high", "n")
-    figure, axes = _subplots(8, 4.6)
+    figure, axes = _subplots(8, 4.8 if published is None else 5.6)
     axis, lengths = axes[0, 0], table.sort_values("num_tokens").drop_duplicates("num_tokens")
     ticks = {row.num_tokens: f"{_short(row.num_tokens)}\n{row.num_segments} seg" for row in lengths.itertuples()}
-    trained = lengths["num_tokens"][lengths["num_segments"] <= (trained_segments or 0)]
+    trained = lengths["num_tokens"][lengths["num_segments"] <= np.max(trained_segments)]
     if len(trained):
-        label = f"trained: up to {trained_segments} segments"
+        label = f"trained: up to {np.max(trained_segments)} segments"
         axis.axvspan(trained.min() / 1.2, trained.max() * 1.2, color="0.93", zorder=0, linewidth=0, label=label)
     if published is not None:
-        ticks = _draw_published(axis, published) | ticks
+        ticks |= {place: name for place, name in _draw_published(axis, published).items() if place > 1.5 * max(ticks)}
     _draw_series(axis, table, series, table["num_tokens"])
     axis.set_xscale("log", base=2)
     ticks = _thinned(ticks)
@@ -122,7 +123,7 @@ def _short(num_tokens: float) -> str:
 
 def _thinned(ticks: dict[float, str]) -> dict[float, str]:
     """Leave out ticks whose labels would run into the one on their left."""
-    kept, last, room = {}, 0.0, (max(ticks) / min(ticks)) ** (1 / 15)
+    kept, last, room = {}, 0.0, (max(ticks) / min(ticks)) ** (1 / 17)
     for place in sorted(ticks):
         if place >= last * room:
             kept[place], last = ticks[place], place
@@ -140,23 +141,24 @@ def _draw_published(axis: Axes, published: pd.DataFrame) -> dict[float, str]:
     drawn = drawn[drawn["num_tokens"] > 0].sort_values("num_tokens")  # "0k", facts alone, has no place on a log axis
     for number, (name, rows) in enumerate(drawn.groupby(["source", "model", "variant"], sort=False)):
         label = "published: " + ", ".join(filter(None, (name[1], name[2], name[0])))
-        axis.plot(rows["num_tokens"], rows["accuracy"], color="0.55", linestyle=LINES[number % 4],
-                  marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.3, label=label)  # fmt: skip
+        look = _look(number) | {"color": "0.5", "linestyle": LINES[number % len(LINES)]}
+        axis.plot(rows["num_tokens"], rows["accuracy"], markersize=4, linewidth=1.3, label=label, **look)
     return dict(zip(drawn["num_tokens"], drawn["length"], strict=True))
 
 
 def plot_accuracy_by_depth(table: pd.DataFrame, *, series: str | None = None, baselines: Baselines = None) -> Figure:
-    """Draw accuracy against the place of the supporting fact in the sample.
+    """Draw accuracy against the place of the earliest supporting fact in the sample.
 
-    Args:   table: fact_depth (0..1, a number or the interval of `pandas.cut`), accuracy, low, high, n;
+    Args:   table: depth (ranges, as `pandas.cut` makes them of the records' fact_depth), accuracy, low, high, n;
             series: a column that tells several curves apart, such as num_segments;  baselines: name -> accuracy 0..1.
     Paper:  2402.10790, Fig. 11.
     """
-    _check_columns(table, "fact_depth", "accuracy", "low", "high", "n")
-    figure, axes = _subplots(6.5, 4.6)
-    depths = [getattr(depth, "mid", depth) for depth in table["fact_depth"]]
-    _draw_series(axes[0, 0], table, series, pd.Series(depths, index=table.index, dtype=float) * 100)
-    axes[0, 0].set(xlim=(-3, 103), xlabel="where the earliest supporting fact is, % of the sample (0: first token)")
+    _check_columns(table, "depth", "accuracy", "low", "high", "n")
+    figure, axes = _subplots(6.5, 4.8)
+    depth = pd.Categorical(table["depth"])
+    _draw_series(axes[0, 0], table, series, pd.Series(depth.codes, index=table.index))
+    axes[0, 0].set_xticks(range(len(depth.categories)), [str(name) for name in depth.categories])
+    axes[0, 0].set_xlabel("where the earliest supporting fact is in the sample (0: first token)")
     return _finish_accuracy(figure, table, baselines)
 
 
@@ -191,7 +193,7 @@ def plot_write_attention(table: pd.DataFrame, *, layer: int | None = None, head:
     """
     _check_columns(table, "layer", "head", "slot", "position", "token", "weight", "is_fact")
     strength = table[table["is_fact"]].groupby(["layer", "head"])["weight"].sum()
-    figure, axes = _draw_heads(table, strength, ("slot", "position"), layer=layer, head=head)
+    figure, axes = _draw_heads(table, strength, ("slot", "position"), (layer, head))
     facts = table.drop_duplicates("position").sort_values("position")["is_fact"].tolist()
     for axis in axes:
         axis.set(xlabel="token of the sample (bold: the fact)", ylabel="write slot")
@@ -210,20 +212,24 @@ def plot_read_attention(table: pd.DataFrame, *, layer: int | None = None, head: 
     _check_columns(table, "layer", "head", "slot", "position", "token", "weight")
     answering = table[table["position"] == table["position"].max()]
     strength = answering.groupby(["layer", "head"])["weight"].sum()
-    figure, axes = _draw_heads(table, strength, ("position", "slot"), layer=layer, head=head)
+    figure, axes = _draw_heads(table, strength, ("position", "slot"), (layer, head))
     for axis in axes:
         axis.set(xlabel="read slot", ylabel="token of the question")
         axis.get_yticklabels()[-1].set_fontweight("bold")
     return figure
 
 
-def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str, str], *, layer: int | None,
-                head: int | None) -> tuple[Figure, np.ndarray]:  # fmt: skip
-    """Draw a heat map per chosen head, all on one scale; axes_of_map: the columns for its rows and columns."""
-    wanted = (layer, head) if (layer, head) != (None, None) else strength.idxmax()
+def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str, str], wanted: tuple) -> tuple:
+    """Draw a heat map per wanted (layer, head), all on one scale; None: all, or of both: the strongest head.
+
+    Args:    strength: by (layer, head);  axes_of_map: the columns for the rows and columns of a map.
+    Returns: the figure and the axes in use.
+    """
+    if wanted == (None, None):
+        wanted = strength.idxmax()
     chosen = [key for key in strength.index if wanted[0] in (None, key[0]) and wanted[1] in (None, key[1])]
     if not chosen:
-        raise ValueError(f"layer {layer}, head {head} is not in the table; it has {list(strength.index)}")
+        raise ValueError(f"layer {wanted[0]}, head {wanted[1]} is not in the table; it has {list(strength.index)}")
     maps = {key: _attention_map(table, key, *axes_of_map) for key in chosen}
     height, width = maps[chosen[0]].shape
     columns = min(len(chosen), max(1, int(12 / (1.2 + 0.3 * width))))
@@ -243,16 +249,12 @@ def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str
 
 
 def _attention_map(table: pd.DataFrame, key: tuple[int, int], rows: str, columns: str) -> pd.DataFrame:
-    """Return the weights of one head with token texts in place of positions."""
+    """Return the weights of one head with token texts in place of positions; a bare "$" would begin a formula."""
     of_head = table[(table["layer"] == key[0]) & (table["head"] == key[1])]
-    texts = of_head.drop_duplicates("position").set_index("position")["token"].map(_printable)
+    tokens = of_head.drop_duplicates("position").set_index("position")["token"]
+    texts = tokens.map(lambda token: (token.strip() or repr(token)).replace("$", r"\$"))
     values = of_head.pivot(index=rows, columns=columns, values="weight")
     return values.rename(index=texts) if rows == "position" else values.rename(columns=texts)
-
-
-def _printable(token: str) -> str:
-    """Show a token that is only white space, and keep matplotlib from taking dollars for formulas."""
-    return (token.strip() or repr(token)).replace("$", r"\$")
 
 
 def plot_state_distances(distances: pd.DataFrame, *, marks: dict[str, int] | None = None,

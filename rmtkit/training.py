@@ -73,7 +73,11 @@ class StageDataset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         size = prompt_size(self.config, self.num_segments(index))
         return self.builder.sample(
-            "train", self.first_index + index, size, num_extra_questions=self.config.num_extra_questions
+            "train",
+            self.first_index + index,
+            size,
+            num_extra_questions=self.config.num_extra_questions,
+            num_questions_between=self.config.num_questions_between,
         )
 
 
@@ -91,6 +95,8 @@ def collate(samples: list[Sample], pad_token_id: int) -> dict[str, torch.Tensor]
         input_ids[row, :start] = torch.from_numpy(sample.prompt.astype(np.int64))
         input_ids[row, start:end] = continuation
         labels[row, start:end] = continuation.masked_fill(torch.from_numpy(~sample.is_answer), -100)
+        for first, last in sample.earlier_answers:
+            labels[row, first:last] = input_ids[row, first:last]
     return {"input_ids": input_ids, "labels": labels}
 
 
@@ -148,16 +154,30 @@ class PromotionCallback(TrainerCallback):
         return control
 
 
-def make_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
+def make_optimizer(model: RMTForCausalLM, config: Config) -> torch.optim.Optimizer:
     """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    is_matrix = {id(p) for p in trainable if p.ndim == 2 and id(p) not in embeddings and p is not model.memory}
+    memory_rate = config.memory_learning_rate or config.learning_rate
+    others = [
+        {"params": [p for p in trainable if id(p) not in is_matrix and p is not model.memory]},
+        {"params": [p for p in trainable if p is model.memory], "lr": memory_rate},
+    ]
+    matrices = [p for p in trainable if id(p) in is_matrix]
     rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight), id(model.memory)}
-    matrices = [p for p in parameters.values() if p.ndim == 2 and id(p) not in embeddings]
-    others = [p for p in parameters.values() if p.ndim != 2 or id(p) in embeddings]
-    return MuonWithAdamW(matrices, others, matrix_learning_rate=config.matrix_learning_rate, **rates)
+    if config.optimizer == "muon":
+        return MuonWithAdamW(matrices, others, matrix_learning_rate=config.matrix_learning_rate, **rates)
+    others[0]["params"] += matrices
+    return torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def silence_transformers() -> None:
+    """Switch off transformers' own bars for weights: one display per notebook is enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -> RMTForCausalLM:
@@ -166,6 +186,7 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -
     Args:    callbacks: of transformers, for progress displays.
     Returns: the model; it is also saved in the run folder with its tokenizer.
     """
+    silence_transformers()
     model = None
     for stage in stages(experiment):
         if not stage.best.is_dir():

@@ -1,6 +1,7 @@
 """Stories and problems drawn from the rules that the bAbI files were made by (tasks 1 to 5)."""
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from rmtkit.babi.story import Problem, Question, Story
@@ -29,27 +30,27 @@ def generate_story(task: str, rng: Draws) -> Story:
     return Story(task, tuple(world.facts), questions)
 
 
-def generate_problem(task: str, rng: Draws, *, num_extra_questions: int = 0,
+def generate_problem(task: str, rng: Draws, *, num_extra_questions: int = 0, num_questions_between: int = 0,
                      is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True) -> Problem:
     """Draw one problem: a question of a story, all its questions equally likely, and the facts before it.
 
     facts: Mary got the milk there. Mary travelled to the hallway.    question: Where is the milk? hallway (0, 1)
 
     Args:   num_extra_questions: at most so many different questions more of the task's kind that the same facts answer,
-            in random order. They do not change the facts or the first question.
+            in random order. num_questions_between: at most so many at each earlier point of the story where a question
+            would be asked. Neither changes the facts or the first question.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that has no generator, or if nothing wanted comes up in MAX_DRAWS draws.
     Trap:   in qa5 a first question "What did Fred give to Jeff?" may mean an older gift, as in the official files
             (0.2 % of answers). Extra questions never do.
     """
-    rules = _rules_of(task)
-    draws = (_draw(rules, rng) for _ in range(MAX_DRAWS))
-    found = next((drawn for drawn in draws if is_wanted(tuple(drawn[0].facts))), None)
-    if found is None:
-        raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (a larger max_n_facts)")
-    world, question = found
-    extra = _some_of(every_question(rules, world), num_extra_questions, rng, without=question)
-    return Problem(task, tuple(world.facts), (question, *extra))
+    rules, others = _rules_of(task), random.Random(rng.random())
+    for _ in range(MAX_DRAWS):
+        world, question, earlier = _draw(rules, rng, others, num_questions_between)
+        if is_wanted(tuple(world.facts)):
+            extra = _some_of(every_question(rules, world), num_extra_questions, others, without=question)
+            return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
+    raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (a larger max_n_facts)")
 
 
 def check_task(task: str) -> None:
@@ -72,16 +73,18 @@ def _next_question(rules: Task, world: World, rng: Draws) -> Question:
             return question
 
 
-def _draw(rules: Task, rng: Draws) -> tuple[World, Question]:
+def _draw(rules: Task, rng: Draws, others: Draws, num_questions_between: int) -> tuple[World, Question, list[Question]]:
     """Tell a story up to one of its questions. What would follow is not drawn."""
-    world = rules.new_world(rng)
+    world, earlier = rules.new_world(rng), []
     for _ in range(int(rng.random() * rules.num_questions)):
         _next_question(rules, world, rng)
-    return world, _next_question(rules, world, rng)
+        if num_questions_between:
+            earlier += _some_of(every_question(rules, world), num_questions_between, others)
+    return world, _next_question(rules, world, rng), earlier
 
 
-def _some_of(questions: list[Question], count: int, rng: Draws, *, without: Question) -> list[Question]:
-    others = [q for q in questions if q.text != without.text]
+def _some_of(questions: list[Question], count: int, rng: Draws, *, without: Question | None = None) -> list[Question]:
+    others = [q for q in questions if without is None or q.text != without.text]
     chosen = []
     while others and len(chosen) < count:
         chosen.append(others.pop(int(rng.random() * len(others))))

@@ -51,16 +51,17 @@ class GeneratedProblems:
         """None: there is no end."""
         _check_split(split)
 
-    def problem(self, split: str, index: int, *, num_extra_questions: int = 0) -> Problem:
+    def problem(self, split: str, index: int, *, num_extra_questions: int = 0,
+                num_questions_between: int = 0) -> Problem:
         """The problem with this index: a pure function of task, seed, split and index.
 
-        Args: index from 0, without end;  num_extra_questions: see `generate_problem`; the facts and the first question
-              do not depend on it.
+        Args: index from 0, without end;  num_extra_questions, num_questions_between: see `generate_problem`; the facts
+              and the first question do not depend on them.
         """
         _check_split(split)
         rng = random.Random(f"{self.task}/{self.seed}/{split}/{index}")
         return generate_problem(
-            self.task, rng, num_extra_questions=num_extra_questions,
+            self.task, rng, num_extra_questions=num_extra_questions, num_questions_between=num_questions_between,
             is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and _split_of(facts) == split)
 
 
@@ -88,11 +89,12 @@ class RecordedProblems:
         """How many there are; indices beyond start again from the first."""
         return len(self._problems(split))
 
-    def problem(self, split: str, index: int, *, num_extra_questions: int = 0) -> Problem:
+    def problem(self, split: str, index: int, *, num_extra_questions: int = 0,
+                num_questions_between: int = 0) -> Problem:
         """The problem with this index, modulo their number.
 
         The seed decides the order of "train"; the others are in the order of the file.
-        Args: num_extra_questions: ignored; the files hold no more questions about the same facts.
+        Args: num_extra_questions, num_questions_between: ignored; a recorded problem has its one question.
         """
         recorded = self._problems(split)
         return recorded[index % len(recorded)]

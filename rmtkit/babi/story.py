@@ -28,12 +28,13 @@ class Problem:
     """One bAbI sample: a question and all facts told before it (earlier questions are dropped).
 
     The first question is the question of the sample. Further ones, if asked for, are extra questions about the same
-    facts: dense supervision for training.
+    facts, and earlier ones were asked in between, after `num_facts` of them: dense supervision for training.
     """
 
     task: str
     facts: tuple[str, ...]
     questions: tuple[Question, ...]
+    earlier: tuple[Question, ...] = ()
 
 
 def problems(story: Story) -> list[Problem]:

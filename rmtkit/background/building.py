@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rmtkit.background.encoding import BATCH_PIECES, encode_pieces, token_dtype
-from rmtkit.background.sources import SPLITS
+from rmtkit.background.sources import SPLITS, Document, read_documents
 
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1  # of the characters, where a source has no splits of its own; the rest is test
 
@@ -53,6 +53,18 @@ def write_store(folder: Path, streams: list, tokenizer, *, meta: dict) -> None:
     counts = {split: _count(members) for split, members in splits.items()}
     text = json.dumps({**meta, "dtype": dtype.name, "splits": counts}, indent=1)
     (folder / "meta.json").write_text(text, encoding="utf-8")
+
+
+def read_split(source: str, split: str, *, path: str | Path | None = None) -> list[Document]:
+    """Return the documents of one split, as a token store has them; held in memory, so not for PG-19.
+
+    Args: source, path: as in `read_documents`;  split: train, validation or test.
+    """
+    documents = list(read_documents(source, path=path))
+    keyed = [EncodedDocument(_split_key(document, source), len(document.text), document.split, number, np.empty(0))
+             for number, document in enumerate(documents)]
+    keyed = _assign_splits(keyed) if documents[0].split is None else keyed
+    return [documents[member.start] for member in keyed if member.split == split]
 
 
 def _write_arriving(path, streams, tokenizer, meta):

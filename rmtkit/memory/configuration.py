@@ -59,8 +59,9 @@ def _check_sizes(config: RMTConfig) -> None:
         raise ValueError(f"bptt_depth is {depth}; expected None (all segments) or 1 and more segments")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and segment_size + 2 * m > positions:
-        room = f"segments of at most {positions - 2 * m}" if positions > 2 * m else f"at most {(positions - 1) // 2} memory"
+        room = positions - 2 * m
+        allowed = f"segments of at most {room}" if room > 0 else f"at most {(positions - 1) // 2} memory"
         raise ValueError(
             f"segment_size {segment_size} + 2 x num_memory_tokens {m} = {segment_size + 2 * m} exceeds the "
-            f"{positions} positions of the backbone; take {room} tokens"
+            f"{positions} positions of the backbone; take {allowed} tokens"
         )

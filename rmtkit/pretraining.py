@@ -1,0 +1,127 @@
+"""The small backbone that preset `tiny` starts from, as the paper starts from GPT-2.
+
+A tokenizer of 2,048 byte-level BPE entries and a decoder of four Qwen3-style layers (QK-norm, RoPE), taught to answer
+bAbI questions: first from the facts alone, more and more of them, then from facts in background text, longer and longer.
+Every step is an ordinary run of `rmtkit.training` with one segment and no memory. It has never seen a memory token.
+
+What did not work, with numbers: outputs/reference/LOG.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import torch
+
+from rmtkit.babi import GeneratedProblems
+from rmtkit.background import read_split
+from rmtkit.config import Config, resolve
+from rmtkit.experiment import prepare
+from rmtkit.runs import environment, write_json
+from rmtkit.training import train
+
+VOCAB_SIZE = 2048
+NUM_STORIES = 20_000  # problems that the tokenizer is trained on, beside the train split of the background
+END = "<|endoftext|>"
+STORIES = {"background": "none", "segment_size": 256}  # facts alone; a first question follows 2, 4, ... 10 facts
+TEXT = {"background": "wiki"}
+CURRICULUM: tuple[dict, ...] = (
+    {**STORIES, "max_n_facts": 2, "steps": 400},
+    {**STORIES, "max_n_facts": 4, "steps": 300},
+    {**STORIES, "max_n_facts": 6, "steps": 200},
+    {**STORIES, "steps": 300},
+    {**TEXT, "segment_size": 128, "steps": 200},
+    {**TEXT, "segment_size": 160, "steps": 200},
+    {**TEXT, "segment_size": 224, "steps": 300},
+)
+SHARED = {
+    "segments": 1, "num_memory_tokens": 0, "num_extra_questions": 3, "num_questions_between": 2, "batch_size": 64,
+    "micro_batch_size": 64, "matrix_learning_rate": 0.02, "learning_rate": 3e-4, "vary_segments": 0, "promote_at": 0.995, "answer_size": 32, "eval_steps": 25,
+    "precision": "float32", "patience": 100,
+}  # fmt: skip
+
+
+def train_tokenizer(task: str, seed: int):
+    """Train a byte-level BPE on background and stories of their train splits; return it for transformers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(_tokenizer_texts(task, seed), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=END)
+
+
+def _tokenizer_texts(task: str, seed: int):
+    """Yield the text that the tokenizer is trained on: articles, then problems with their questions and answers."""
+    for document in read_split("wiki", "train"):
+        yield " " + document.text
+    problems = GeneratedProblems(task, seed=seed)
+    for index in range(NUM_STORIES):
+        problem = problems.problem("train", index)
+        question = problem.questions[0]
+        yield " " + " ".join([*problem.facts, question.text, question.answer])
+
+
+def new_backbone(tokenizer, seed: int):
+    """Return the untrained decoder: 4 layers of width 128, 1.1M weights."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+        head_dim=32, intermediate_size=384, max_position_embeddings=1024, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def curriculum(config: Config) -> list[dict]:
+    """Return the parameters of each step; preset `smoke` keeps the steps and makes them tiny."""
+    steps = [{**SHARED, **step} for step in CURRICULUM]
+    if config.preset == "smoke":
+        small = {"steps": 2, "batch_size": 4, "micro_batch_size": 4, "eval_steps": 2, "validation_samples": 4}
+        steps = [{**step, **small} for step in steps[:1] + steps[-1:]]
+    return steps
+
+
+def pretrain(config: Config, folder: Path, callbacks=()) -> Path:
+    """Make the backbone in `folder`/backbone, or find it there; return that folder.
+
+    Args: config: gives preset, task, seed and folders; what is learned is in `CURRICULUM`.
+    """
+    final, started = folder / "backbone", time.perf_counter()
+    if (final / "recipe.json").is_file():
+        return final
+    tokenizer = train_tokenizer(config.task, config.seed)
+    start = folder / "untrained"
+    new_backbone(tokenizer, config.seed).save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    backbone, steps = start, []
+    for number, step in enumerate(curriculum(config)):
+        given = {"preset": config.preset, "task": config.task, "seed": config.seed, "data_dir": config.data_dir}
+        run_dir = folder / f"step-{number}"
+        experiment = prepare(resolve({**given, **step, "backbone": str(backbone), "run_dir": str(run_dir)}))
+        model = train(experiment, callbacks)
+        backbone = run_dir / "backbone"
+        model.backbone.save_pretrained(backbone)
+        tokenizer.save_pretrained(backbone)
+        steps.append({**step, "validation": experiment.run.metrics()[-1]})
+    model.backbone.save_pretrained(final)
+    tokenizer.save_pretrained(final)
+    write_json(final / "recipe.json", _recipe(config, steps, final, time.perf_counter() - started))
+    return final
+
+
+def _recipe(config: Config, steps: list[dict], folder: Path, seconds: float) -> dict:
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return {
+        "made_by": "notebooks/00_backbone.ipynb", "task": config.task, "seed": config.seed, "seconds": round(seconds),
+        "sha256": {"model.safetensors": digest}, "environment": environment(), "steps": steps,
+    }  # fmt: skip

@@ -1,0 +1,241 @@
+"""Figures: labelled axes, the right points, nothing left behind in pyplot or in matplotlib's settings."""
+
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+
+from rmtkit import plotting  # noqa: E402
+
+LENGTHS = pd.DataFrame(
+    {"num_segments": [1, 2, 4, 8], "num_tokens": [96, 224, 480, 992], "accuracy": [1.0, 0.9, 0.6, 0.4],
+     "low": [0.96, 0.82, 0.5, 0.3], "high": [1.0, 0.95, 0.7, 0.5], "n": [100, 100, 100, 90]}
+)  # fmt: skip
+PUBLISHED = pd.DataFrame(
+    {"source": "arXiv:1", "model": "RMT gpt2", "variant": [None, None, None], "task": "qa1", "length": ["0k", "1k", "1M"],
+     "segments": [np.nan, 2, np.nan], "accuracy": [100.0, 99.0, 50.0]}
+)  # fmt: skip
+
+
+def write_table(num_layers=2, num_heads=2):
+    index = pd.MultiIndex.from_product(
+        [range(num_layers), range(num_heads), range(3), range(10, 14)], names=["layer", "head", "slot", "position"]
+    )
+    table = pd.DataFrame({"weight": np.linspace(0, 0.5, len(index))}, index=index).reset_index()
+    tokens = {10: " the", 11: "\n", 12: " $5", 13: " office"}
+    return table.assign(token=table["position"].map(tokens), is_fact=table["position"] >= 12)
+
+
+def mass_table():
+    targets = ("facts", "background", "question", "read memory", "write memory")
+    index = pd.MultiIndex.from_product([range(2), range(3), targets], names=["layer", "head", "target"])
+    table = pd.DataFrame({"share": 0.2, "low": 0.1, "high": 0.3, "n": 20, "baseline": 0.25}, index=index).reset_index()
+    return table.assign(baseline=table["baseline"].where(table["target"] != "question", 0))
+
+
+def metrics_table():
+    rows = [(stage, 2**stage, step, 0.2 * step / 50) for stage in range(2) for step in (50, 100, 150)]
+    table = pd.DataFrame(rows, columns=["stage", "num_segments", "step", "exact_match"])
+    return table.assign(low=table["exact_match"] - 0.1, high=table["exact_match"] + 0.1, n=200)
+
+
+def depth_table():
+    depth = pd.cut([0.1, 0.6, 0.1, 0.6], [0, 0.5, 1], labels=["0-50 %", "50-100 %"])
+    return LENGTHS.assign(depth=depth, num_segments=[8, 8, 16, 16])
+
+
+def facts_table():
+    index = np.repeat(np.arange(50), 4)
+    return pd.DataFrame({"index": index, "depth": np.arange(200) / 200, "is_supporting": np.arange(200) % 4 == 0})
+
+
+def distributions_table():
+    rows = [(q, v, s) for s in ("generated", "recorded") for q, values in (("answer", ("garden", "office")), ("facts", (2, 4)))
+            for v in values]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["quantity", "value", "source"])
+    return table.assign(share=0.5, low=0.4, high=0.6, n=100)
+
+
+def distances():
+    return pd.DataFrame(np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))))
+
+
+FIGURES = {
+    "length": lambda: plotting.plot_accuracy_by_length(LENGTHS, trained_segments=(1, 2), published=PUBLISHED),
+    "depth": lambda: plotting.plot_accuracy_by_depth(depth_table(), series="num_segments"),
+    "training": lambda: plotting.plot_training(metrics_table()),
+    "write": lambda: plotting.plot_write_attention(write_table()),
+    "read": lambda: plotting.plot_read_attention(write_table()),
+    "states": lambda: plotting.plot_state_distances(distances(), marks={"fact 1": 2, "question": 4}),
+    "mass": lambda: plotting.plot_attention_mass(mass_table()),
+    "facts": lambda: plotting.plot_fact_positions(facts_table()),
+    "distributions": lambda: plotting.plot_distributions(distributions_table()),
+}
+
+
+@pytest.fixture(params=FIGURES)
+def figure(request):
+    return FIGURES[request.param]()
+
+
+def legend_texts(figure):
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+def curve(figure, label):
+    """Return the points of the error bars with this label."""
+    bars = next(c for axis in figure.axes for c in axis.containers if label in str(c.get_label()))
+    return bars.lines[0].get_xydata()
+
+
+# ---------------------------------------------------------------------- all figures
+
+
+def test_figure_labels_its_axes(figure):
+    shared = [figure.get_supxlabel(), figure.get_supylabel()]
+    for axis in figure.axes:
+        if not axis.axison:
+            continue
+        is_colourbar = axis.get_label() == "<colorbar>"
+        assert axis.get_xlabel() or shared[0] or is_colourbar or axis.get_shared_x_axes().get_siblings(axis)[1:]
+        assert axis.get_ylabel() or shared[1]
+
+
+def test_figure_is_drawn_and_left_out_of_pyplot(figure):
+    figure.savefig(io.BytesIO(), format="png")
+    assert plt.get_fignums() == []
+
+
+def test_figures_leave_matplotlibs_settings_alone():
+    before, own = dict(matplotlib.rcParams), plt.figure()
+    for make in FIGURES.values():
+        make()
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == [own.number]
+    plt.close(own)
+
+
+@pytest.mark.parametrize("function", [plotting.plot_training, plotting.plot_attention_mass, plotting.plot_accuracy_by_depth])
+def test_figure_names_missing_columns(function):
+    with pytest.raises(ValueError, match=r"no column .*; columns: accuracy"):
+        function(LENGTHS[["accuracy"]])
+    with pytest.raises(ValueError, match="empty"):
+        plotting.plot_accuracy_by_length(LENGTHS[:0])
+
+
+# ---------------------------------------------------------------------- accuracy
+
+
+def test_accuracy_by_length_draws_a_point_and_an_interval_per_length():
+    figure = plotting.plot_accuracy_by_length(LENGTHS.sample(frac=1, random_state=0))
+    np.testing.assert_allclose(curve(figure, "n = 90-100"), [[96, 100], [224, 90], [480, 60], [992, 40]])
+    segments = figure.axes[0].containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(segments[1][:, 1], [82, 95])
+    assert figure.axes[0].get_xscale() == "log"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][0] == "96\n1 seg"
+
+
+def test_accuracy_by_length_shades_only_the_trained_lengths():
+    (span,) = plotting.plot_accuracy_by_length(LENGTHS, trained_segments=(1, 2)).axes[0].patches
+    assert 224 < span.get_x() + span.get_width() < 480
+    assert not plotting.plot_accuracy_by_length(LENGTHS).axes[0].patches
+
+
+def test_accuracy_by_length_draws_published_numbers_in_grey_with_their_source():
+    figure = FIGURES["length"]()
+    line = next(line for line in figure.axes[0].lines if str(line.get_label()).startswith("published"))
+    assert line.get_label() == "published: RMT gpt2, arXiv:1" and line.get_color() == "0.5"
+    np.testing.assert_allclose(line.get_xydata(), [[1024, 99], [1_000_000, 50]])
+    with pytest.raises(ValueError, match="tasks qa1, qa2"):
+        plotting.plot_accuracy_by_length(LENGTHS, published=PUBLISHED.assign(task=["qa1", "qa2", "qa1"]))
+
+
+def test_accuracy_by_length_names_series_baselines_and_rule():
+    table = pd.concat([LENGTHS.assign(name="A"), LENGTHS.assign(name="B")], ignore_index=True).assign(rule="exact_match")
+    figure = plotting.plot_accuracy_by_length(table, series="name", baselines={"majority answer": 0.17})
+    assert legend_texts(figure) == ["majority answer: 17 %", "A (n = 90-100)", "B (n = 90-100)"]
+    assert figure.axes[0].get_ylabel() == "accuracy (exact match), %"
+
+
+def test_accuracy_by_depth_draws_a_curve_per_length_over_the_ranges():
+    figure = FIGURES["depth"]()
+    np.testing.assert_allclose(curve(figure, "16 segments"), [[0, 60], [1, 40]])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0-50 %", "50-100 %"]
+
+
+def test_training_puts_stages_one_after_the_other_and_repeated_steps_once():
+    metrics = metrics_table()
+    first, second = plotting.plot_training(pd.concat([metrics, metrics.iloc[:2]])).axes[0].lines[::2]
+    assert list(first.get_xdata()) == [50, 100, 150] and list(second.get_xdata()) == [200, 250, 300]
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_write_attention_shows_the_head_with_most_attention_on_the_fact():
+    axis = FIGURES["write"]().axes[0]
+    assert axis.get_title() == "layer 1, head 1"
+    labels = axis.get_xticklabels()
+    assert [label.get_text() for label in labels] == ["the", r"'\n'", r"\$5", "office"]
+    assert [label.get_fontweight() for label in labels] == ["normal", "normal", "bold", "bold"]
+
+
+def test_write_attention_draws_the_weights_of_the_table():
+    table = write_table()
+    drawn = plotting.plot_write_attention(table, layer=0, head=1).axes[0].collections[0].get_array()
+    expected = table[(table["layer"] == 0) & (table["head"] == 1)]["weight"].to_numpy().reshape(3, 4)
+    np.testing.assert_allclose(drawn, expected)
+
+
+def test_attention_of_a_layer_has_a_map_per_head():
+    figure = plotting.plot_write_attention(write_table(num_heads=3), layer=0)
+    assert [axis.get_title() for axis in figure.axes[:-1] if axis.axison] == [f"layer 0, head {head}" for head in range(3)]
+    with pytest.raises(ValueError, match="layer 7, head None is not in the table"):
+        plotting.plot_write_attention(write_table(), layer=7)
+
+
+def test_read_attention_has_tokens_down_and_slots_across():
+    axis = FIGURES["read"]().axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "2"]
+    assert [label.get_text() for label in axis.get_yticklabels()][-1] == "office"
+
+
+def test_state_distances_marks_facts_and_question():
+    axis = plotting.plot_state_distances(distances(), marks={"fact 1": 2, "fact 2": 2, "question": 4}).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["0", "question: 4", "fact 1, fact 2: 2"]
+    np.testing.assert_allclose(axis.images[0].get_array(), distances())
+    with pytest.raises(ValueError, match="a square"):
+        plotting.plot_state_distances(distances().iloc[1:])
+
+
+def test_attention_mass_draws_a_point_per_head_and_leaves_out_absent_targets():
+    figure = FIGURES["mass"]()
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == ["on facts", "on background", "on read memory", "on write memory"]
+    points = shown[0].containers[0].lines[0].get_xydata()
+    assert len(points) == 6 and len(set(points[:, 0])) == 6 and (points[:, 1] == 20).all()
+
+
+# ---------------------------------------------------------------------- data
+
+
+def test_fact_positions_draws_the_first_samples_and_counts_all():
+    above, below = FIGURES["facts"]().axes
+    assert len(above.collections[0].get_offsets()) == 160
+    heights = [bar.get_height() for bar in below.patches]
+    assert len(heights) == 10 and sum(heights) == pytest.approx(100)
+    assert "n = 200 in 50 samples" in below.get_ylabel()
+
+
+def test_distributions_draw_a_panel_per_quantity_and_a_legend_entry_per_source():
+    figure = FIGURES["distributions"]()
+    assert [axis.get_xlabel() for axis in figure.axes] == ["answer", "facts"]
+    assert legend_texts(figure) == ["generated (n = 100)", "recorded (n = 100)"]
+    assert len(curve(figure, "recorded")) == 2
