@@ -200,15 +200,19 @@ class BabilongBuilder:
             return self._encode("GEN")[:1]
         return self._encode("Answer:" if self.question_position == "first" else "")
 
+    def _answer(self, question: Question) -> np.ndarray:
+        answer = self._encode(question.answer)
+        return np.append(answer, self.tokenizer.eos_token_id).astype(answer.dtype)
+
     def _continuation(self, questions: tuple[Question, ...], room: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the answer and further questions with theirs, each answer ended by EOS, and the answers' mask.
 
         Args: room: tokens that all of it may take; the first answer stays whatever it takes.
         """
-        tokens, is_answer = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+        tokens, is_answer = self._encode(""), np.empty(0, dtype=bool)
         for number, question in enumerate(questions):
             asked = np.concatenate([self._asked(question.text), self._answer_mark()]) if number else self._encode("")
-            answer = np.append(self._encode(question.answer), self.tokenizer.eos_token_id)
+            answer = self._answer(question)
             if number and len(tokens) + len(asked) + len(answer) > room:
                 break
             tokens = np.concatenate([tokens, asked, answer])
@@ -227,7 +231,7 @@ class BabilongBuilder:
             pieces.append(self._encode(fact))
             answer_sizes.append(0)
             for question in (q for q in problem.earlier if q.num_facts == number):
-                answer = np.append(self._encode(question.answer), self.tokenizer.eos_token_id)
+                answer = self._answer(question)
                 piece = np.concatenate([self._asked(question.text), self._answer_mark(), answer])
                 if room is None or len(piece) <= room:
                     pieces.append(piece)

@@ -48,8 +48,8 @@ class Config:
     bptt_depth: int | None = None  # segments that gradients pass through; None: all
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
-    segments: tuple[int, ...] = (1, 2, 4, 8)  # curriculum: number of segments of each stage
-    steps: tuple[int, ...] = (100, 200, 200, 200)  # updates per stage at most; one number serves all stages
+    segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
+    steps: tuple[int, ...] = (100, 300, 400)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.3  # share of batches whose number of segments is uniform in 1..stage's
     batch_size: int = 32  # samples per update
     micro_batch_size: int = 32  # samples in memory at once
@@ -58,9 +58,10 @@ class Config:
     matrix_learning_rate: float = 0.015  # peak, Muon
     memory_learning_rate: float | None = 3e-3  # peak, AdamW on the memory tokens; None: learning_rate
     weight_decay: float = 0.0
-    schedule: str = "linear"  # any name of transformers.SchedulerType
+    schedule: str = "warmup_stable_decay"  # or linear, cosine, constant_with_warmup
     schedule_horizon: float = 1.0  # the schedule is that of a stage this many times longer (paper: 2)
     warmup_share: float = 0.05  # of a stage's updates
+    decay_share: float = 0.5  # of a stage's updates, at its end, in the schedule warmup_stable_decay
     max_grad_norm: float = 1.0
     # validation, on the validation split
     eval_steps: int = 50  # updates between validations, and between checkpoints
@@ -68,7 +69,7 @@ class Config:
     promote_at: float = 1.0  # accuracy at which a stage ends early
     patience: int = 10  # validations without a better accuracy before a stage ends
     # test, after training
-    test_segments: tuple[int, ...] = field(default=(1, 2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
+    test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
     test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
     # where, and how fast
@@ -82,14 +83,14 @@ class Config:
 
 TINY = Config()
 SMOKE = dataclasses.replace(
-    TINY, preset="smoke", segments=(1, 2), steps=(4, 4), batch_size=8, micro_batch_size=8, eval_steps=2,
-    validation_samples=8, test_segments=(1, 2, 4), test_samples=16, test_batch_size=16,
+    TINY, preset="smoke", segments=(2, 4), steps=(4, 4), batch_size=8, micro_batch_size=8, eval_steps=2,
+    validation_samples=8, test_segments=(2, 4, 8), test_samples=16, test_batch_size=16,
 )  # fmt: skip
 PAPER = dataclasses.replace(
     TINY, preset="paper", babi_path="hub", num_extra_questions=0, num_questions_between=0, background="pg19", background_tokens=200_000_000,
     layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512,
     segments=(1, 2, 4, 6, 8, 16, 32), steps=(5000,), vary_segments=1.0, batch_size=64, micro_batch_size=4,
-    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, weight_decay=0.01, schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
+    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, weight_decay=0.01, schedule="linear", schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
     validation_samples=1000, patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
     test_batch_size=8,
 )  # fmt: skip
@@ -106,7 +107,7 @@ CHOICES = {
     "layout": ("spaced", "authors"),
     "question_position": ("last", "first", "both"),
     "optimizer": ("muon", "adamw"),
-    "schedule": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "schedule": ("warmup_stable_decay", "linear", "cosine", "constant_with_warmup"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 AT_LEAST = {
@@ -114,11 +115,11 @@ AT_LEAST = {
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "matrix_learning_rate": 0,
     "memory_learning_rate": 0,
-    "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "max_grad_norm": 0, "eval_steps": 1,
+    "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0, "eval_steps": 1,
     "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1, "test_samples": 1,
     "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
-AT_MOST = {"seed": 2**32 - 1, "vary_segments": 1, "warmup_share": 1, "promote_at": 1, "fact_depth_end": 1}
+AT_MOST = {"seed": 2**32 - 1, "vary_segments": 1, "warmup_share": 1, "decay_share": 1, "promote_at": 1, "fact_depth_end": 1}
 
 
 class ConfigError(ValueError):

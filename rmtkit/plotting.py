@@ -350,12 +350,12 @@ def plot_distributions(table: pd.DataFrame) -> Figure:
         for number, source in enumerate(sources):
             rows = of_quantity[of_quantity["source"] == source]
             x = rows["value"].map(place) + 0.2 * (number - (len(sources) - 1) / 2)
-            _draw_interval(axis, x, rows, "share", linestyle="", label=source, **_look(number))
+            label = f"{source} ({_counted(rows['n'])})"
+            _draw_interval(axis, x, rows, "share", linestyle="", label=label, **_look(number))
         axis.set_xticks(range(len(place)), list(place))
         if any(len(str(value)) > 4 for value in place):
             axis.tick_params(axis="x", rotation=45)
         axis.set(xlabel=quantity, ylabel="share, %", ylim=(0, None))
-    names = [f"{source} ({_counted(table['n'][table['source'] == source])})" for source in sources]
-    lines = axes.flat[0].get_legend_handles_labels()[0]
-    figure.legend(lines, names, loc="outside upper center", ncols=len(sources), **LEGEND)
+    curves = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*curves, loc="outside upper center", ncols=len(sources), **LEGEND)
     return figure

@@ -25,21 +25,20 @@ from rmtkit.training import train
 VOCAB_SIZE = 2048
 NUM_STORIES = 20_000  # problems that the tokenizer is trained on, beside the train split of the background
 END = "<|endoftext|>"
-STORIES = {"background": "none", "segment_size": 256}  # facts alone; a first question follows 2, 4, ... 10 facts
-TEXT = {"background": "wiki"}
+STORIES = {"background": "none", "batch_size": 64, "micro_batch_size": 64, "schedule": "constant_with_warmup"}
+TEXT = {"background": "wiki", "batch_size": 32, "micro_batch_size": 32, "num_extra_questions": 3}
 CURRICULUM: tuple[dict, ...] = (
-    {**STORIES, "max_n_facts": 2, "steps": 400},
-    {**STORIES, "max_n_facts": 4, "steps": 300},
-    {**STORIES, "max_n_facts": 6, "steps": 200},
-    {**STORIES, "steps": 300},
-    {**TEXT, "segment_size": 128, "steps": 200},
-    {**TEXT, "segment_size": 160, "steps": 200},
-    {**TEXT, "segment_size": 224, "steps": 300},
+    {**STORIES, "max_n_facts": 2, "steps": 350},
+    {**STORIES, "max_n_facts": 4, "steps": 250},
+    {**STORIES, "max_n_facts": 6, "steps": 150},
+    {**TEXT, "segment_size": 112, "steps": 100, "schedule": "constant_with_warmup"},
+    {**TEXT, "segment_size": 128, "steps": 150, "schedule": "constant_with_warmup"},
+    {**TEXT, "segment_size": 160, "steps": 500},
 )
 SHARED = {
-    "segments": 1, "num_memory_tokens": 0, "num_extra_questions": 3, "num_questions_between": 2, "batch_size": 64,
-    "micro_batch_size": 64, "matrix_learning_rate": 0.02, "learning_rate": 3e-4, "vary_segments": 0, "promote_at": 0.995, "answer_size": 32, "eval_steps": 25,
-    "precision": "float32", "patience": 100,
+    "segments": 1, "num_memory_tokens": 8, "segment_size": 256, "answer_size": 32, "num_extra_questions": 2,
+    "num_questions_between": 2, "matrix_learning_rate": 0.02, "learning_rate": 3e-4, "vary_segments": 0,
+    "promote_at": 0.99, "eval_steps": 50, "precision": "float32", "patience": 100,
 }  # fmt: skip
 
 

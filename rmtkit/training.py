@@ -264,6 +264,7 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
+        lr_scheduler_kwargs=_schedule_arguments(config, stage),
         warmup_steps=int(config.warmup_share * stage.max_steps),
         max_grad_norm=config.max_grad_norm,
         bf16=dtype is torch.bfloat16,
@@ -285,6 +286,12 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def _schedule_arguments(config: Config, stage: Stage) -> dict:
+    if config.schedule != "warmup_stable_decay":
+        return {}
+    return {"num_decay_steps": int(config.decay_share * stage.max_steps), "decay_type": "linear", "min_lr_ratio": 0.05}
 
 
 def newest_complete_checkpoint(folder: Path) -> str | None:

@@ -12,7 +12,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from rmtkit.babi import TASKS, generate_story
+from rmtkit.babi import TASKS, GeneratedProblems, generate_story
+from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
 from rmtkit.memory import RMTForCausalLM
 
@@ -125,3 +126,16 @@ def open_library(library, tmp_path_factory):
         return open_background("local", tokenizer, data_dir=data_dir, path=library, is_joined=is_joined)
 
     return open_it
+
+
+@pytest.fixture(scope="session")
+def make_builder(tokenizer, open_library):
+    """Return a function that makes a builder for qa1 with at most four facts; None means without background."""
+
+    def make(*, task="qa1", tokenizer=tokenizer, background="library", problem_seed=3, **settings):
+        problems = GeneratedProblems(task, seed=problem_seed, max_n_facts=4)
+        if background == "library":
+            background = open_library(tokenizer, is_joined=settings.get("layout") != "authors")
+        return BabilongBuilder(problems, background, tokenizer, **settings)
+
+    return make

@@ -5,25 +5,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmtkit.babi import GeneratedProblems, Question, RecordedProblems, Story, write_stories
+from rmtkit.babi import Question, RecordedProblems, Story, write_stories
 from rmtkit.babilong import BabilongBuilder
 
 LENGTHS = st.integers(min_value=60, max_value=700)
 POSITIONS = ("last", "first", "both")
 MANY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module")
-def make_builder(tokenizer, open_library):
-    """Return a function that makes a builder for qa1 with at most four facts; None means without background."""
-
-    def make(*, task="qa1", tokenizer=tokenizer, background="library", problem_seed=3, **settings):
-        problems = GeneratedProblems(task, seed=problem_seed, max_n_facts=4)
-        if background == "library":
-            background = open_library(tokenizer, is_joined=settings.get("layout") != "authors")
-        return BabilongBuilder(problems, background, tokenizer, **settings)
-
-    return make
 
 
 @pytest.fixture
@@ -115,88 +102,18 @@ def test_supporting_depths_are_shares_of_the_prompt(make_builder):
     assert sample.supporting_depths == tuple(expected) and len(expected) == 2
 
 
-# ---------------------------------------------------------------- question and answer
-
-
-def test_question_last_ends_the_prompt(make_builder, tokenizer):
-    sample = make_builder().sample("train", 0, 200)
-    text = text_of(tokenizer, sample.prompt)
-    assert text.endswith(" " + sample.question.text) and text.count(sample.question.text) == 1
-
-
-def test_question_first_begins_the_prompt_and_a_mark_ends_it(make_builder, tokenizer):
-    sample = make_builder(question_position="first").sample("train", 0, 200)
-    text = text_of(tokenizer, sample.prompt).strip()
-    assert text.startswith(sample.question.text + " ") and text.endswith(" Answer:")
-    assert text.count(sample.question.text) == 1
-
-
-def test_question_at_both_ends(make_builder, tokenizer):
-    sample = make_builder(question_position="both").sample("train", 0, 200)
-    text = text_of(tokenizer, sample.prompt).strip()
-    assert text.startswith(sample.question.text) and text.endswith(sample.question.text)
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("layout", ["spaced", "authors"])
-def test_extra_questions_are_asked_before_they_are_answered(make_builder, tokenizer, position, layout):
-    builder = make_builder(question_position=position, layout=layout, answer_size=300)
-    sample = builder.sample("train", 0, 300, num_extra_questions=2)
-    assert len(sample.problem.questions) == 3
-    text = text_of(tokenizer, sample.continuation)
-    mark = {"spaced": "Answer:" if position == "first" else "", "authors": "G"}[layout]  # the first piece of "GEN"
-    pieces = [sample.question.answer + "<|endoftext|>"]
-    pieces += [f"{q.text}{mark}{q.answer}<|endoftext|>" for q in sample.problem.questions[1:]]
-    assert text.replace(" ", "") == "".join(pieces).replace(" ", "")
-
-
-def test_is_answer_marks_answers_and_their_ends(make_builder, tokenizer):
-    sample = make_builder(answer_size=300).sample("train", 0, 300, num_extra_questions=2)
-    answers = text_of(tokenizer, sample.continuation[sample.is_answer]).replace(" ", "")
-    assert answers == "".join(q.answer + "<|endoftext|>" for q in sample.problem.questions)
-
-
-@pytest.mark.parametrize("layout", ["spaced", "authors"])
-def test_extra_questions_beyond_answer_size_are_dropped(make_builder, tokenizer, layout):
-    """In the authors' layout the question and "GEN" lie in that room too."""
-    whole = make_builder(layout=layout, answer_size=300).sample("train", 0, 300, num_extra_questions=2)
-    ends = len(whole.prompt) - 300 + np.flatnonzero(whole.continuation == tokenizer.eos_token_id) + 1
-    for answer_size, expected in ((1, 1), (ends[1] - 1, 1), (ends[1], 2), (ends[2] - 1, 2), (ends[2], 3)):
-        builder = make_builder(layout=layout, answer_size=answer_size)
-        sample = builder.sample("train", 0, 300, num_extra_questions=2)
-        assert (sample.continuation == tokenizer.eos_token_id).sum() == expected
-        assert sample.continuation[-1] == tokenizer.eos_token_id
-
-
-def test_extra_questions_change_nothing_else(make_builder):
-    plain, extra = (make_builder().sample("train", 5, 200, num_extra_questions=number) for number in (0, 3))
-    assert np.array_equal(plain.prompt, extra.prompt) and plain.question == extra.question
-    assert np.array_equal(plain.continuation, extra.continuation[: len(plain.continuation)])
-
-
-def test_pieces_are_separated_by_spaces(make_builder, tokenizer):
-    sample = make_builder().sample("train", 0, None, num_extra_questions=1)
-    assert text_of(tokenizer, sample.prompt) == " " + " ".join((*sample.problem.facts, sample.question.text))
-    assert text_of(tokenizer, sample.continuation).startswith(f" {sample.question.answer}<|endoftext|> ")
-
-
-def test_sample_holds_no_bos(make_builder, bos_tokenizer):
-    assert bos_tokenizer("Mary")["input_ids"][0] == bos_tokenizer.bos_token_id
-    sample = make_builder(tokenizer=bos_tokenizer).sample("train", 0, 200, num_extra_questions=2)
-    assert bos_tokenizer.bos_token_id not in [*sample.prompt, *sample.continuation]
-
-
 # ---------------------------------------------------------------- depth
 
 
-@MANY
-@given(index=st.integers(0, 1000), low=st.sampled_from([0.0, 0.2, 0.5, 0.6]), position=st.sampled_from(POSITIONS),
-       layout=st.sampled_from(["spaced", "authors"]))  # fmt: skip
-def test_fact_depth_keeps_facts_in_its_window(make_builder, index, low, position, layout):
-    builder = make_builder(fact_depth=(low, low + 0.4), question_position=position, layout=layout)
-    sample = builder.sample("train", index, 600)
-    assert sample.fact_spans.min() >= low * len(sample.prompt)
-    assert sample.fact_spans.max() <= (low + 0.4) * len(sample.prompt)
+@pytest.mark.parametrize("layout", ["spaced", "authors"])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("low, high", [(0.0, 0.4), (0.3, 0.7), (0.6, 1.0)])
+def test_fact_depth_keeps_facts_in_its_window(make_builder, low, high, position, layout):
+    builder = make_builder(fact_depth=(low, high), question_position=position, layout=layout)
+    for index in range(60):
+        sample = builder.sample("train", index, 600)
+        assert low * len(sample.prompt) <= sample.fact_spans.min()
+        assert sample.fact_spans.max() <= high * len(sample.prompt)
 
 
 def test_fact_depth_without_a_gap_takes_the_nearest(make_builder):

@@ -174,8 +174,10 @@ def test_every_number_has_a_range():
 @pytest.mark.parametrize(
     "parameters, message",
     [({"segments": "4,2"}, "growing"), ({"segments": "2,2"}, "growing"), ({"segments": "[]"}, "empty"),
-     ({"steps": "1,2"}, "2 numbers for 4 stages"), ({"batch_size": 48}, "multiple of micro_batch_size"),
-     ({"fact_depth_start": 0.5, "fact_depth_end": 0.5}, "not below"), ({"answer_size": 128}, "no room"),
+     ({"segments": "1,2,4", "steps": "1,2"}, "2 numbers for 3 stages"),
+     ({"batch_size": 48, "micro_batch_size": 32}, "multiple of micro_batch_size"),
+     ({"fact_depth_start": 0.5, "fact_depth_end": 0.5}, "not below"),
+     ({"answer_size": 64, "segment_size": 64}, "no room"),
      ({"background": "local"}, "background_path")],
 )  # fmt: skip
 def test_check_names_fields_that_disagree(parameters, message):

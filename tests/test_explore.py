@@ -125,7 +125,12 @@ def test_is_interactive_needs_no_kernel_to_say_no(monkeypatch):
 
 @pytest.mark.parametrize(
     ("environment", "allow_stdin", "expected"),
-    [("JPY_SESSION_NAME", True, True), ("VSCODE_PID", True, True), ("JPY_SESSION_NAME", False, False), (None, True, False)],
+    [
+        ("JPY_SESSION_NAME", True, True),
+        ("VSCODE_PID", True, True),
+        ("JPY_SESSION_NAME", False, False),
+        (None, True, False),
+    ],
 )
 def test_is_interactive_needs_a_front_end_that_takes_input(monkeypatch, environment, allow_stdin, expected):
     front_end(monkeypatch, allow_stdin=allow_stdin, environment=environment)
@@ -168,7 +173,8 @@ def test_distribution_table_counts_every_problem_once(problems):
     table = explore.distribution_table({"generated": explore.first_problems(problems, "train", 60)})
     totals = table.groupby("quantity")["share"].sum()
     assert len(totals) == 3 and totals.to_numpy() == pytest.approx(1)
-    assert (table["n"] == 60).all() and (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
+    assert (table["n"] == 60).all()
+    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
 
 
 def test_distribution_table_counts_facts_behind_the_last_supporting_one():

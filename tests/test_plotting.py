@@ -13,13 +13,14 @@ import pytest  # noqa: E402
 
 from rmtkit import plotting  # noqa: E402
 
+SETTINGS = dict(matplotlib.rcParams)  # as they were before any figure
 LENGTHS = pd.DataFrame(
     {"num_segments": [1, 2, 4, 8], "num_tokens": [96, 224, 480, 992], "accuracy": [1.0, 0.9, 0.6, 0.4],
      "low": [0.96, 0.82, 0.5, 0.3], "high": [1.0, 0.95, 0.7, 0.5], "n": [100, 100, 100, 90]}
 )  # fmt: skip
 PUBLISHED = pd.DataFrame(
-    {"source": "arXiv:1", "model": "RMT gpt2", "variant": [None, None, None], "task": "qa1", "length": ["0k", "1k", "1M"],
-     "segments": [np.nan, 2, np.nan], "accuracy": [100.0, 99.0, 50.0]}
+    {"source": "arXiv:1", "model": "RMT gpt2", "variant": [None, None, None], "task": "qa1",
+     "length": ["0k", "1k", "1M"], "segments": [np.nan, 2, np.nan], "accuracy": [100.0, 99.0, 50.0]}
 )  # fmt: skip
 
 
@@ -56,8 +57,8 @@ def facts_table():
 
 
 def distributions_table():
-    rows = [(q, v, s) for s in ("generated", "recorded") for q, values in (("answer", ("garden", "office")), ("facts", (2, 4)))
-            for v in values]  # fmt: skip
+    values = [("answer", "garden"), ("answer", "office"), ("facts", 2), ("facts", 4)]
+    rows = [(*value, source) for source in ("generated", "recorded") for value in values]
     table = pd.DataFrame(rows, columns=["quantity", "value", "source"])
     return table.assign(share=0.5, low=0.4, high=0.6, n=100)
 
@@ -114,18 +115,18 @@ def test_figure_is_drawn_and_left_out_of_pyplot(figure):
 
 
 def test_figures_leave_matplotlibs_settings_alone():
-    before, own = dict(matplotlib.rcParams), plt.figure()
+    own = plt.figure()
     for make in FIGURES.values():
         make()
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams) == SETTINGS
     assert plt.get_fignums() == [own.number]
     plt.close(own)
 
 
-@pytest.mark.parametrize("function", [plotting.plot_training, plotting.plot_attention_mass, plotting.plot_accuracy_by_depth])
-def test_figure_names_missing_columns(function):
+@pytest.mark.parametrize("name", ["plot_training", "plot_attention_mass", "plot_accuracy_by_depth"])
+def test_figure_names_missing_columns(name):
     with pytest.raises(ValueError, match=r"no column .*; columns: accuracy"):
-        function(LENGTHS[["accuracy"]])
+        getattr(plotting, name)(LENGTHS[["accuracy"]])
     with pytest.raises(ValueError, match="empty"):
         plotting.plot_accuracy_by_length(LENGTHS[:0])
 
@@ -158,7 +159,8 @@ def test_accuracy_by_length_draws_published_numbers_in_grey_with_their_source():
 
 
 def test_accuracy_by_length_names_series_baselines_and_rule():
-    table = pd.concat([LENGTHS.assign(name="A"), LENGTHS.assign(name="B")], ignore_index=True).assign(rule="exact_match")
+    table = pd.concat([LENGTHS.assign(name="A"), LENGTHS.assign(name="B")], ignore_index=True)
+    table["rule"] = "exact_match"
     figure = plotting.plot_accuracy_by_length(table, series="name", baselines={"majority answer": 0.17})
     assert legend_texts(figure) == ["majority answer: 17 %", "A (n = 90-100)", "B (n = 90-100)"]
     assert figure.axes[0].get_ylabel() == "accuracy (exact match), %"
@@ -196,13 +198,15 @@ def test_write_attention_draws_the_weights_of_the_table():
 
 def test_attention_of_a_layer_has_a_map_per_head():
     figure = plotting.plot_write_attention(write_table(num_heads=3), layer=0)
-    assert [axis.get_title() for axis in figure.axes[:-1] if axis.axison] == [f"layer 0, head {head}" for head in range(3)]
+    titles = [axis.get_title() for axis in figure.axes[:-1] if axis.axison]
+    assert titles == ["layer 0, head 0", "layer 0, head 1", "layer 0, head 2"]
     with pytest.raises(ValueError, match="layer 7, head None is not in the table"):
         plotting.plot_write_attention(write_table(), layer=7)
 
 
 def test_read_attention_has_tokens_down_and_slots_across():
     axis = FIGURES["read"]().axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("read slot", "token of the question")
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "2"]
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "office"
 

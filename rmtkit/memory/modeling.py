@@ -82,8 +82,8 @@ class RMTForCausalLM(PreTrainedModel):
         self.memory.copy_(noise.to(embeddings) * embeddings.std())
 
     def _init_weights(self, module) -> None:
-        """Initialise only what is ours and was not loaded: the backbone sees to itself."""
-        if module is self and not getattr(self.memory, "_is_hf_initialized", False):
+        """Initialise only what is ours; the backbone sees to itself, and loaded parameters never come here."""
+        if module is self:
             self.reset_memory()
 
     def get_input_embeddings(self):

@@ -1,0 +1,106 @@
+"""Every notebook: its format, its parameters, a headless run with preset smoke, and bad input."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill import inspect_notebook
+
+from rmtkit.config import PROJECT, Config
+from rmtkit.runs import read_json
+
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+FIELDS = {field for field in Config.__dataclass_fields__}
+
+
+def papermill(notebook: str, folder: Path, **parameters) -> subprocess.CompletedProcess:
+    """Run a notebook as a user would, offline, from a folder that is not the project's."""
+    arguments = [item for name, value in parameters.items() for item in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", str(PROJECT / "notebooks" / notebook), str(folder / notebook), *arguments]
+    options = ["--execution-timeout", "240", "--no-progress-bar"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"}
+    return subprocess.run(command + options, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def error_of(run: subprocess.CompletedProcess) -> str:
+    return run.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder in which notebook 02 has run with preset smoke."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    run = papermill("02_train.ipynb", folder, task="qa1", preset="smoke", outputs_dir=folder / "outputs")
+    assert run.returncode == 0, run.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert code[0].metadata.tags == ["parameters"] and code[0].source.startswith("# Parameters")
+    assert "What we see" in notebook.cells[-1].source
+    assert all(len(cell.source.splitlines()) <= 20 for cell in code)
+    assert not any(line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_parameters_are_fields_with_help(path):
+    parameters = inspect_notebook(str(path))
+    assert parameters and set(parameters) <= FIELDS
+    assert all(parameter["help"] for parameter in parameters.values())
+
+
+def test_train_notebook_writes_a_whole_run(trained):
+    (result_path,) = trained.glob("outputs/runs/*/result.json")
+    result = read_json(result_path)
+    assert result["scoring_rule"] == "exact_match"
+    assert [row["num_segments"] for row in result["tests"]] == result["config"]["test_segments"]
+    assert all(row["low"] <= row["accuracy"] <= row["high"] and row["n"] == 16 for row in result["tests"])
+    assert (result_path.parent / "model" / "model.safetensors").is_file()
+    assert list(result_path.parent.glob("tensorboard/*/events*"))
+
+
+def test_train_notebook_run_again_only_shows_the_result(trained):
+    (model,) = trained.glob("outputs/runs/*/model/model.safetensors")
+    before = model.stat().st_mtime_ns
+    run = papermill("02_train.ipynb", trained, task="qa1", preset="smoke", outputs_dir=trained / "outputs")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["01_explore_data", "03_length_generalization", "04_memory_attention"])
+def test_notebook_runs_headless(name, trained):
+    run = papermill(f"{name}.ipynb", trained, preset="smoke", outputs_dir=trained / "outputs")
+    assert run.returncode == 0, run.stderr[-3000:]
+    notebook = nbformat.read(trained / f"{name}.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+
+
+def test_backbone_notebook_runs_headless(tmp_path):
+    run = papermill("00_backbone.ipynb", tmp_path, preset="smoke", outputs_dir=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    (recipe,) = tmp_path.glob("runs/*/backbone/recipe.json")
+    assert len(read_json(recipe)["sha256"]["model.safetensors"]) == 64
+
+
+def test_mistyped_parameter_stops_the_notebook_with_one_line(tmp_path):
+    run = papermill("02_train.ipynb", tmp_path, taks="qa1", preset="smoke", outputs_dir=tmp_path)
+    assert run.returncode != 0
+    assert "unknown parameter 'taks' (did you mean 'task'?); allowed: preset, task" in error_of(run)
+
+
+@pytest.mark.parametrize("name, message", [("03_length_generalization", "no trained model"), ("04_memory_attention", "no trained model")])
+def test_notebook_without_trained_model_says_what_to_run(name, message, tmp_path):
+    run = papermill(f"{name}.ipynb", tmp_path, preset="smoke", outputs_dir=tmp_path)
+    assert run.returncode != 0
+    assert message in error_of(run) and "02_train.ipynb" in error_of(run)

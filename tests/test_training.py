@@ -1,0 +1,186 @@
+"""The curriculum: batches of one length, labels, optimizers, resume after a kill."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rmtkit.config import resolve
+from rmtkit.experiment import prepare, prompt_size
+from rmtkit.optimization import MuonWithAdamW
+from rmtkit.pretraining import new_backbone, train_tokenizer
+from rmtkit.runs import open_run
+from rmtkit.training import Stage, StageDataset, collate, make_optimizer, newest_complete_checkpoint, stages, train
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> dict:
+    """Parameters of a run that takes a second: an untrained backbone, two stages of four updates."""
+    folder = tmp_path_factory.mktemp("backbone")
+    tokenizer = train_tokenizer("qa1", seed=0)
+    tokenizer.save_pretrained(folder)
+    new_backbone(tokenizer, seed=0).save_pretrained(folder)
+    return {"preset": "smoke", "backbone": str(folder), "data_dir": str(folder), "precision": "float32"}
+
+
+def make_experiment(small, folder, **more):
+    return prepare(resolve({**small, "outputs_dir": str(folder), **more}))
+
+
+def test_stage_batches_have_one_number_of_segments(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, segments="2,6", vary_segments=0.5)
+    dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[1])
+    size = experiment.config.batch_size
+    drawn = [{dataset.num_segments(i) for i in range(start, start + size)} for start in range(0, 40 * size, size)]
+    assert all(len(numbers) == 1 for numbers in drawn)
+    assert {2, 6} <= set.union(*drawn) <= {2, 3, 4, 5, 6}
+
+
+def test_stages_share_no_sample(small, tmp_path):
+    experiment = make_experiment(small, tmp_path)
+    first, second = (StageDataset(experiment.builder, experiment.config, stage) for stage in stages(experiment))
+    assert first[0].index != second[0].index
+    assert first[0].problem.facts != second[0].problem.facts
+
+
+def test_collate_labels_are_the_answers_and_nothing_else(small, tmp_path):
+    experiment = make_experiment(small, tmp_path)
+    size = prompt_size(experiment.config, 4)
+    samples = [
+        experiment.builder.sample("train", i, size, num_extra_questions=2, num_questions_between=4) for i in range(6)
+    ]
+    batch = collate(samples, pad_token_id=0)
+    for row, sample in enumerate(samples):
+        labels = batch["labels"][row]
+        text = experiment.tokenizer.decode(labels[labels != -100])
+        order = sorted(sample.problem.earlier, key=lambda q: q.num_facts)
+        kept = order[: len(sample.earlier_answers)] if len(order) >= len(sample.earlier_answers) else order
+        answers = [q.answer for q in kept] + [q.answer for q in sample.problem.questions]
+        found = [answer for answer in text.replace("<|endoftext|>", " ").split()]
+        assert found == answers[: len(found)]
+        is_label = labels != -100
+        assert torch.equal(batch["input_ids"][row][is_label], labels[is_label])
+
+
+def test_train_uses_no_test_sample(small, tmp_path, monkeypatch):
+    experiment = make_experiment(small, tmp_path)
+    splits, sample = set(), experiment.builder.sample
+    monkeypatch.setattr(experiment.builder, "sample", lambda split, *a, **k: splits.add(split) or sample(split, *a, **k))
+    train(experiment)
+    assert splits == {"train", "validation"}
+
+
+def test_stage_starts_from_the_best_of_the_last(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, learning_rate=0, matrix_learning_rate=0, memory_learning_rate=0)
+    train(experiment)
+    first, second = (load_file(stage.best / "model.safetensors") for stage in stages(experiment))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_finished_run_is_not_trained_again(small, tmp_path):
+    experiment = make_experiment(small, tmp_path)
+    train(experiment)
+    before = len(experiment.run.metrics())
+    train(make_experiment(small, tmp_path))
+    assert len(experiment.run.metrics()) == before
+
+
+def test_promotion_ends_a_stage_early(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, promote_at=0.0, steps="8", eval_steps=2)
+    train(experiment)
+    assert [row["step"] for row in experiment.run.metrics()] == [2, 2]
+
+
+def test_optimizer_gives_matrices_to_muon_and_every_weight_to_one_part(small, tmp_path):
+    experiment = make_experiment(small, tmp_path)
+    from rmtkit.experiment import build_model
+
+    model = build_model(experiment.config)
+    optimizer = make_optimizer(model, experiment.config)
+    assert isinstance(optimizer, MuonWithAdamW)
+    matrices, others, memory = (group["params"] for group in optimizer.param_groups)
+    assert all(p.ndim == 2 for p in matrices) and any(p is model.get_input_embeddings().weight for p in others)
+    assert memory[0] is model.memory and len(memory) == 1
+    everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+
+
+def test_optimizer_state_survives_saving():
+    torch.manual_seed(0)
+
+    def build():
+        weights = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
+        groups = [{"params": weights[1:]}]
+        return weights, MuonWithAdamW(weights[:1], groups, matrix_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0)
+
+    def update(weights, optimizer, step):
+        for number, weight in enumerate(weights):
+            weight.grad = torch.sin(weight.detach() * (step + 1) + torch.arange(weight.numel()).view_as(weight) + number)
+        optimizer.step()
+
+    weights, optimizer = build()
+    for step in range(3):
+        update(weights, optimizer, step)
+    others, restored = build()
+    for a, b in zip(others, weights, strict=True):
+        a.data.copy_(b.data)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    update(weights, optimizer, 3)
+    update(others, restored, 3)
+    for a, b in zip(others, weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_newest_complete_checkpoint_skips_one_cut_off(tmp_path):
+    for step, state in ((2, "{}"), (10, '{"global_st')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(state)
+    assert newest_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert not (tmp_path / "checkpoint-10").exists()
+    assert newest_complete_checkpoint(tmp_path / "nothing") is None
+
+
+TRAIN = """
+import sys, torch
+from rmtkit.config import resolve
+from rmtkit.experiment import prepare
+from rmtkit.training import train
+torch.set_num_threads(1)
+train(prepare(resolve(dict(item.split("=", 1) for item in sys.argv[1:]))))
+"""
+
+
+def start_training(parameters: dict) -> subprocess.Popen:
+    arguments = [f"{name}={value}" for name, value in parameters.items()]
+    return subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], stdout=subprocess.DEVNULL)
+
+
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(small, tmp_path):
+    parameters = {**small, "segments": "2,3", "steps": "6", "eval_steps": "2", "promote_at": "1.0"}
+    whole, broken = ({**parameters, "outputs_dir": str(tmp_path / name)} for name in ("whole", "broken"))
+    assert start_training(whole).wait(timeout=120) == 0
+    run = open_run(resolve(broken))
+    for pattern in ("checkpoints/*/checkpoint-2", "checkpoints/stage-1-*/checkpoint-4/model.safetensors"):
+        process, deadline = start_training(broken), time.monotonic() + 120
+        while not list(run.folder.glob(pattern)) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start_training(broken).wait(timeout=120) == 0
+    models = [load_file(open_run(resolve(p)).model_path / "model.safetensors") for p in (whole, broken)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    steps = [[(row["stage"], row["step"]) for row in open_run(resolve(p)).metrics()] for p in (whole, broken)]
+    assert steps[0] == steps[1]
+
+
+def test_stage_is_over_when_its_best_model_is_there(tmp_path):
+    stage = Stage(0, 1, 10, tmp_path)
+    assert stage.best == Path(tmp_path) / "best"
