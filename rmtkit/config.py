@@ -49,8 +49,8 @@ class Config:
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
     segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
-    steps: tuple[int, ...] = (100, 300, 400)  # updates per stage at most; one number serves all stages
-    vary_segments: float = 0.3  # share of batches whose number of segments is uniform in 1..stage's
+    steps: tuple[int, ...] = (150, 400, 900)  # updates per stage at most; one number serves all stages
+    vary_segments: float = 0.5  # share of batches whose number of segments is uniform in 1..stage's
     batch_size: int = 32  # samples per update
     micro_batch_size: int = 32  # samples in memory at once
     optimizer: str = "muon"  # muon (matrices; AdamW for the rest), adamw

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from transformers import AutoConfig
 
 from rmtkit.babi import RECORDED_TASKS, TASKS, GeneratedProblems, RecordedProblems
 from rmtkit.babilong import BabilongBuilder
@@ -96,10 +97,10 @@ def open_tokenizer(config: Config):
 
 def check_positions(config: Config) -> None:
     """Compare segment and memory with the backbone's positions, reading its configuration only. Raises: ConfigError."""
-    from transformers import AutoConfig
-
     with _hub_errors("configuration", config.backbone):
         backbone = AutoConfig.from_pretrained(resolve_reference(config.backbone))
+    if isinstance(backbone, RMTConfig):
+        backbone = backbone.backbone_config
     try:
         RMTConfig(backbone_config=backbone, **memory_settings(config))
     except ValueError as error:
@@ -162,10 +163,23 @@ def check_fit(config: Config, builder: BabilongBuilder) -> None:
 
 
 def build_model(config: Config) -> RMTForCausalLM:
-    """Load the backbone and wrap it with freshly drawn memory tokens (from the seed)."""
+    """Load the backbone and wrap it with freshly drawn memory tokens (from the seed), or load an RMT to go on with."""
+    folder = resolve_reference(config.backbone)
     with _hub_errors("weights", config.backbone):
-        model = RMTForCausalLM.from_backbone(resolve_reference(config.backbone), **memory_settings(config))
+        if AutoConfig.from_pretrained(folder).model_type == RMTConfig.model_type:
+            return _continue_model(folder, config)
+        model = RMTForCausalLM.from_backbone(folder, **memory_settings(config))
     model.reset_memory(torch.Generator().manual_seed(config.seed))
+    return model
+
+
+def _continue_model(folder: str, config: Config) -> RMTForCausalLM:
+    """Load an RMT to train it further: its memory tokens are kept, its segment size and BPTT depth are the configuration's."""
+    model = RMTForCausalLM.from_pretrained(folder)
+    if model.config.num_memory_tokens != config.num_memory_tokens:
+        raise ConfigError(f"{folder} has num_memory_tokens={model.config.num_memory_tokens}, not {config.num_memory_tokens}")
+    for name, value in memory_settings(config).items():
+        setattr(model.config, name, value)
     return model
 
 

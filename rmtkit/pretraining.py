@@ -25,19 +25,20 @@ from rmtkit.training import train
 VOCAB_SIZE = 2048
 NUM_STORIES = 20_000  # problems that the tokenizer is trained on, beside the train split of the background
 END = "<|endoftext|>"
-STORIES = {"background": "none", "batch_size": 64, "micro_batch_size": 64, "schedule": "constant_with_warmup"}
-TEXT = {"background": "wiki", "batch_size": 32, "micro_batch_size": 32, "num_extra_questions": 3}
+STORIES = {"background": "none", "schedule": "constant_with_warmup"}
+TEXT = {"background": "wiki", "num_questions_between": 0, "num_extra_questions": 3, "segment_size": 160}
 CURRICULUM: tuple[dict, ...] = (
-    {**STORIES, "max_n_facts": 2, "steps": 350},
-    {**STORIES, "max_n_facts": 4, "steps": 250},
-    {**STORIES, "max_n_facts": 6, "steps": 150},
-    {**TEXT, "segment_size": 112, "steps": 100, "schedule": "constant_with_warmup"},
-    {**TEXT, "segment_size": 128, "steps": 150, "schedule": "constant_with_warmup"},
-    {**TEXT, "segment_size": 160, "steps": 500},
+    {**STORIES, "max_n_facts": 2, "steps": 400},
+    {**STORIES, "max_n_facts": 4, "steps": 300},
+    {**STORIES, "max_n_facts": 6, "steps": 200},
+    {**STORIES, "steps": 200, "schedule": "warmup_stable_decay"},
+    {**TEXT, "segment_size": 112, "steps": 150, "schedule": "constant_with_warmup"},
+    {**TEXT, "steps": 450, "batch_size": 32},
 )
 SHARED = {
     "segments": 1, "num_memory_tokens": 8, "segment_size": 256, "answer_size": 32, "num_extra_questions": 2,
-    "num_questions_between": 2, "matrix_learning_rate": 0.02, "learning_rate": 3e-4, "vary_segments": 0,
+    "num_questions_between": 2, "batch_size": 64, "micro_batch_size": 32, "matrix_learning_rate": 0.02, "learning_rate": 3e-4,
+    "memory_learning_rate": 3e-4, "vary_segments": 0,
     "promote_at": 0.99, "eval_steps": 50, "precision": "float32", "patience": 100,
 }  # fmt: skip
 
@@ -108,9 +109,7 @@ def pretrain(config: Config, folder: Path, callbacks=()) -> Path:
         run_dir = folder / f"step-{number}"
         experiment = prepare(resolve({**given, **step, "backbone": str(backbone), "run_dir": str(run_dir)}))
         model = train(experiment, callbacks)
-        backbone = run_dir / "backbone"
-        model.backbone.save_pretrained(backbone)
-        tokenizer.save_pretrained(backbone)
+        backbone = experiment.run.model_path  # with its memory tokens, which serve as registers until the last step
         steps.append({**step, "validation": experiment.run.metrics()[-1]})
     model.backbone.save_pretrained(final)
     tokenizer.save_pretrained(final)

@@ -37,8 +37,8 @@ def generate_problem(task: str, rng: Draws, *, num_extra_questions: int = 0, num
     facts: Mary got the milk there. Mary travelled to the hallway.    question: Where is the milk? hallway (0, 1)
 
     Args:   num_extra_questions: at most so many different questions more of the task's kind that the same facts answer,
-            in random order. num_questions_between: at most so many at each earlier point of the story where a question
-            would be asked. Neither changes the facts or the first question.
+            in random order. num_questions_between: at most so many at each point of the story where a question would
+            be asked, the last included. Neither changes the facts or the first question.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that has no generator, or if nothing wanted comes up in MAX_DRAWS draws.
     Trap:   in qa5 a first question "What did Fred give to Jeff?" may mean an older gift, as in the official files
@@ -48,6 +48,7 @@ def generate_problem(task: str, rng: Draws, *, num_extra_questions: int = 0, num
     for _ in range(MAX_DRAWS):
         world, question, earlier = _draw(rules, rng, others, num_questions_between)
         if is_wanted(tuple(world.facts)):
+            earlier += _some_of(every_question(rules, world), num_questions_between, others)
             extra = _some_of(every_question(rules, world), num_extra_questions, others, without=question)
             return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
     raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (a larger max_n_facts)")
