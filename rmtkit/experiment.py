@@ -6,6 +6,7 @@ Everything that can be wrong with a configuration is found here, before anything
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,7 @@ def check_fit(config: Config, builder: BabilongBuilder) -> None:
 
 def build_model(config: Config) -> RMTForCausalLM:
     """Load the backbone and wrap it with freshly drawn memory tokens (from the seed), or load an RMT to go on with."""
+    silence_transformers()
     folder = resolve_reference(config.backbone)
     with _hub_errors("weights", config.backbone):
         if AutoConfig.from_pretrained(folder).model_type == RMTConfig.model_type:
@@ -181,6 +183,14 @@ def _continue_model(folder: str, config: Config) -> RMTForCausalLM:
     for name, value in memory_settings(config).items():
         setattr(model.config, name, value)
     return model
+
+
+def silence_transformers() -> None:
+    """Switch off transformers' own bars for weights: headless they would leave widgets behind."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
@@ -202,6 +212,7 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
                 f"checkpoint {folder} has {name}={found.get(name)!r}, the configuration {getattr(config, name)}; "
                 f"give {name}={found.get(name)} or the preset that it was trained with"
             )
+    silence_transformers()
     model = RMTForCausalLM.from_pretrained(folder).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(folder)
 
@@ -211,7 +222,8 @@ def evaluation_folder(config: Config) -> Path:
     folder = run_folder(config)
     if config.checkpoint:
         name = Path(config.checkpoint.replace(":", "-")).expanduser()
-        folder = Path(config.outputs_dir).expanduser() / "evaluations" / "-".join([config.task, *name.parts[-2:]]).replace("/", "")
+        digest = hashlib.blake2b(str(name.absolute()).encode(), digest_size=3).hexdigest()
+        folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task}-{name.name}-{digest}"
     check_writable(folder)
     return folder
 

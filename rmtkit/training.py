@@ -25,7 +25,7 @@ from transformers.integrations import TensorBoardCallback
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.config import Config
 from rmtkit.evaluation import evaluate, wilson_interval
-from rmtkit.experiment import Experiment, build_model, prompt_size, resolve_precision
+from rmtkit.experiment import Experiment, build_model, prompt_size, resolve_precision, silence_transformers
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.runs import read_json, write_json
@@ -170,14 +170,6 @@ def make_optimizer(model: RMTForCausalLM, config: Config) -> torch.optim.Optimiz
         return MuonWithAdamW(matrices, others, matrix_learning_rate=config.matrix_learning_rate, **rates)
     others[0]["params"] += matrices
     return torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def silence_transformers() -> None:
-    """Switch off transformers' own bars for weights: one display per notebook is enough."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -> RMTForCausalLM:
