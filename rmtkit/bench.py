@@ -37,8 +37,12 @@ def bench_data(config: Config) -> dict:
     batched = min(_seconds(lambda: tokenizer(sentences, add_special_tokens=False)) for _ in range(2))
     one_by_one = _seconds(lambda: [tokenizer(sentence, add_special_tokens=False) for sentence in sentences])
     print(f"sample of {LONG:,} tokens from the store: {assembled * 1e3:.2f} ms (best of 5)")
-    print(f"  tokenised on the fly, one batched call: {batched * 1e3:,.0f} ms, {batched / assembled:,.0f} times as long")
-    print(f"  tokenised on the fly, sentence by sentence: {one_by_one * 1e3:,.0f} ms, {one_by_one / assembled:,.0f} times")
+    print(
+        f"  tokenised on the fly, one batched call: {batched * 1e3:,.0f} ms, {batched / assembled:,.0f} times as long"
+    )
+    print(
+        f"  tokenised on the fly, sentence by sentence: {one_by_one * 1e3:,.0f} ms, {one_by_one / assembled:,.0f} times"
+    )
     print(f"first sample of {LONGEST:,} tokens: {longest:.3f} s")
     return {
         "bench": "data", "background": config.background, "tokens": LONG, "assembled_s": assembled,
@@ -58,7 +62,11 @@ def bench_memory(config: Config) -> dict:
         print(f"{size:>9,} tokens: peak {peaks[size]['peak_mb']:.0f} MB, {peaks[size]['tokens_per_s']:,.0f} tokens/s")
     short, long = (peaks[size]["peak_mb"] for size in STREAM_SIZES)
     print(f"the long one takes {long / short:.3f} times the memory of the short one")
-    return {"bench": "memory", "peak_mb": {str(size): peaks[size]["peak_mb"] for size in STREAM_SIZES}, "ratio": long / short}
+    return {
+        "bench": "memory",
+        "peak_mb": {str(size): peaks[size]["peak_mb"] for size in STREAM_SIZES},
+        "ratio": long / short,
+    }
 
 
 def stream_once(config: Config, num_tokens: int) -> dict:

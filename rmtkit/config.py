@@ -87,10 +87,12 @@ SMOKE = dataclasses.replace(
     validation_samples=8, test_segments=(2, 4, 8), test_samples=16, test_batch_size=16,
 )  # fmt: skip
 PAPER = dataclasses.replace(
-    TINY, preset="paper", babi_path="hub", num_extra_questions=0, num_questions_between=0, background="pg19", background_tokens=200_000_000,
+    TINY, preset="paper", babi_path="hub", num_extra_questions=0, num_questions_between=0,
+    background="pg19", background_tokens=200_000_000,
     layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512,
     segments=(1, 2, 4, 6, 8, 16, 32), steps=(5000,), vary_segments=1.0, batch_size=64, micro_batch_size=4,
-    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, weight_decay=0.01, schedule="linear", schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
+    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, weight_decay=0.01, schedule="linear",
+    schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
     validation_samples=1000, patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
     test_batch_size=8,
 )  # fmt: skip
@@ -111,7 +113,8 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 AT_LEAST = {
-    "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
+    "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
+    "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "matrix_learning_rate": 0,
     "memory_learning_rate": 0,
@@ -119,7 +122,14 @@ AT_LEAST = {
     "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1, "test_samples": 1,
     "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
-AT_MOST = {"seed": 2**32 - 1, "vary_segments": 1, "warmup_share": 1, "decay_share": 1, "promote_at": 1, "fact_depth_end": 1}
+AT_MOST = {
+    "seed": 2**32 - 1,
+    "vary_segments": 1,
+    "warmup_share": 1,
+    "decay_share": 1,
+    "promote_at": 1,
+    "fact_depth_end": 1,
+}
 
 
 class ConfigError(ValueError):

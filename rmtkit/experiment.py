@@ -50,7 +50,7 @@ def prepare(config: Config) -> Experiment:
 
 
 def open_problems(config: Config) -> GeneratedProblems | RecordedProblems:
-    """Return the source of bAbI problems. Raises: ConfigError for a task without generator, ValueError for bad files."""
+    """Return the source of bAbI problems. Raises: ValueError for a task without generator or bad files."""
     if config.babi_path is None:
         if config.task not in TASKS:
             raise ConfigError(
@@ -137,7 +137,7 @@ def open_builder(config: Config, tokenizer, problems) -> BabilongBuilder:
 
 
 def prompt_size(config: Config, num_segments: int) -> int | None:
-    """Return the tokens of a prompt that fills `num_segments` and leaves `answer_size` free; None without background."""
+    """Return the tokens of a prompt that fills `num_segments` and leaves `answer_size` free; None: facts alone."""
     return None if config.background == "none" else num_segments * config.segment_size - config.answer_size
 
 
@@ -176,10 +176,12 @@ def build_model(config: Config) -> RMTForCausalLM:
 
 
 def _continue_model(folder: str, config: Config) -> RMTForCausalLM:
-    """Load an RMT to train it further: its memory tokens are kept, its segment size and BPTT depth are the configuration's."""
+    """Load an RMT to train on: its memory tokens are kept, segment size and BPTT depth are the configuration's."""
     model = RMTForCausalLM.from_pretrained(folder)
     if model.config.num_memory_tokens != config.num_memory_tokens:
-        raise ConfigError(f"{folder} has num_memory_tokens={model.config.num_memory_tokens}, not {config.num_memory_tokens}")
+        raise ConfigError(
+            f"{folder} has num_memory_tokens={model.config.num_memory_tokens}, not {config.num_memory_tokens}"
+        )
     for name, value in memory_settings(config).items():
         setattr(model.config, name, value)
     return model
@@ -203,7 +205,8 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
     folder = Path(resolve_reference(config.checkpoint)) if config.checkpoint else run_folder(config) / "model"
     if not (folder / "config.json").is_file():
         raise ConfigError(
-            f"no trained model in {folder}; run notebooks/02_train.ipynb with the same parameters, or give checkpoint=FOLDER"
+            f"no trained model in {folder}; run notebooks/02_train.ipynb with the same parameters, "
+            "or give checkpoint=FOLDER"
         )
     found = read_json(folder / "config.json")
     for name in ("num_memory_tokens", "segment_size"):
@@ -218,7 +221,7 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
 
 
 def evaluation_folder(config: Config) -> Path:
-    """Return the folder for evaluations: the run's, or for a `checkpoint` one under outputs_dir/evaluations; created."""
+    """Return (and create) the folder for evaluations: the run's, or for a `checkpoint` one under outputs_dir."""
     folder = run_folder(config)
     if config.checkpoint:
         name = Path(config.checkpoint.replace(":", "-")).expanduser()
@@ -231,7 +234,9 @@ def evaluation_folder(config: Config) -> Path:
 def published_accuracy(task: str) -> pd.DataFrame:
     """Return the authors' own RMT results on a task (their log; see the column `source`), to show beside ours."""
     table = pd.read_csv(REFERENCE / "published_accuracy.csv")
-    is_shown = (table["task"] == task) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
+    is_shown = (
+        (table["task"] == task) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
+    )
     return table[is_shown]
 
 

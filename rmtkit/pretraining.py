@@ -1,7 +1,7 @@
 """The small backbone that preset `tiny` starts from, as the paper starts from GPT-2.
 
 A tokenizer of 2,048 byte-level BPE entries and a decoder of four Qwen3-style layers (QK-norm, RoPE), taught to answer
-bAbI questions: first from the facts alone, more and more of them, then from facts in background text, longer and longer.
+bAbI questions: first from the facts alone, more and more of them, then from facts in background text.
 Every step is an ordinary run of `rmtkit.training` with one segment and no memory. It has never seen a memory token.
 
 What did not work, with numbers: outputs/reference/LOG.md.
@@ -37,7 +37,8 @@ CURRICULUM: tuple[dict, ...] = (
 )
 SHARED = {
     "segments": 1, "num_memory_tokens": 8, "segment_size": 256, "answer_size": 32, "num_extra_questions": 2,
-    "num_questions_between": 2, "batch_size": 64, "micro_batch_size": 32, "matrix_learning_rate": 0.02, "learning_rate": 3e-4,
+    "num_questions_between": 2, "batch_size": 64, "micro_batch_size": 32, "matrix_learning_rate": 0.02,
+    "learning_rate": 3e-4,
     "memory_learning_rate": 3e-4, "vary_segments": 0,
     "promote_at": 0.99, "eval_steps": 50, "precision": "float32", "patience": 100,
 }  # fmt: skip
@@ -52,7 +53,9 @@ def train_tokenizer(task: str, seed: int):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(_tokenizer_texts(task, seed), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=END)
 

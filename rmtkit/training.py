@@ -112,7 +112,7 @@ class StageTrainer(Trainer):
         return SequentialSampler(train_dataset or self.train_dataset)
 
     def create_optimizer(self, model=None):
-        """Return Muon for the layers' matrices and AdamW for the rest, or AdamW alone in one group as the paper does."""
+        """Return Muon for the layers' matrices and AdamW for the rest, or AdamW alone as the paper does."""
         if self.optimizer is None:
             self.optimizer = make_optimizer(model or self.model, self.experiment.config)
         return self.optimizer

@@ -1,4 +1,5 @@
 """Generated stories against a slow reader of their sentences, the measured numbers, and the official files."""
+
 import os
 import random
 import re
@@ -138,10 +139,17 @@ def is_supported(task, facts, question):
     (kind, event), (_, there), (_, before) = map(read_fact, support)
     moves = [i for i, fact in enumerate(facts) if fact.startswith(event["who"]) and read_fact(fact)[0] == "go"]
     _, after, at = question.supporting
-    is_carried = (Reader(facts[:at]).holder.get(what) == event["who"]
-                  and not any(what in fact for fact in facts[at:after]))
-    return (kind in ("get", "drop") and event["what"] == what and is_carried and there["place"] == place
-            and before["place"] == question.answer and moves.index(after) == moves.index(at) + 1)
+    is_carried = Reader(facts[:at]).holder.get(what) == event["who"] and not any(
+        what in fact for fact in facts[at:after]
+    )
+    return (
+        kind in ("get", "drop")
+        and event["what"] == what
+        and is_carried
+        and there["place"] == place
+        and before["place"] == question.answer
+        and moves.index(after) == moves.index(at) + 1
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -206,6 +214,7 @@ def share_answer(stories, answer):
 
 def share_moves_after(stories, wanted):
     """qa3: moves that the carrier makes with the thing after coming to the place that is named."""
+
     def count(facts, question):
         event, after, _ = question.supporting
         kind, words = read_fact(facts[event])
@@ -217,6 +226,7 @@ def share_moves_after(stories, wanted):
 
 def share_end_is_subject(stories):
     """qa4: the middle place is the one that both facts name."""
+
     def is_end(fact, other):
         return read_fact(fact)[1]["place"] not in re.findall(r"\w+", other)
 
@@ -233,39 +243,49 @@ def share_there_after_get(stories):
     return share(fact.endswith(" there.") for fact in gets)
 
 
-@pytest.mark.parametrize(("task", "measure", "args", "measured", "tolerance"), [
-    ("qa2", mean_facts, (), 22.0, 1.0),
-    ("qa3", mean_facts, (), 74.2, 4.0),
-    ("qa5", mean_facts, (), 27.2, 1.5),
-    ("qa2", share_first_after, (2,), 0.05, 0.025),
-    ("qa2", share_first_after, (4,), 0.18, 0.035),
-    ("qa2", share_first_after, (8,), 0.17, 0.035),
-    ("qa5", share_first_after, (2,), 0.05, 0.025),
-    ("qa5", share_first_after, (6,), 0.12, 0.035),
-    ("qa2", share_gap_two, (), 0.71, 0.02),
-    ("qa3", share_gap_two, (), 0.55, 0.03),
-    ("qa5", share_gap_two, (), 0.87, 0.02),
-    ("qa2", share_event_is_drop, (), 0.69, 0.03),
-    ("qa3", share_event_is_drop, (), 0.79, 0.03),
-    ("qa3", share_moves_after, (0,), 0.79, 0.03),
-    ("qa3", share_moves_after, (1,), 0.16, 0.03),
-    ("qa2", share_there_after_get, (), 1.0, 0.0),
-    ("qa3", share_there_after_get, (), 0.2, 0.02),
-    ("qa4", share_end_is_subject, (), 2 / 3, 0.03),
-    ("qa4", share_first_direction, ("north",), 0.25, 0.03),
-    ("qa4", share_first_direction, ("east",), 0.25, 0.03),
-    ("qa5", share_answer, ("Mary",), 0.186, 0.015),
-    ("qa5", share_answer, ("Jeff",), 0.144, 0.015),
-    ("qa5", share_answer, ("apple",), 0.137, 0.015),
-    ("qa5", share_answer, ("milk",), 0.091, 0.015),
-])
+@pytest.mark.parametrize(
+    ("task", "measure", "args", "measured", "tolerance"),
+    [
+        ("qa2", mean_facts, (), 22.0, 1.0),
+        ("qa3", mean_facts, (), 74.2, 4.0),
+        ("qa5", mean_facts, (), 27.2, 1.5),
+        ("qa2", share_first_after, (2,), 0.05, 0.025),
+        ("qa2", share_first_after, (4,), 0.18, 0.035),
+        ("qa2", share_first_after, (8,), 0.17, 0.035),
+        ("qa5", share_first_after, (2,), 0.05, 0.025),
+        ("qa5", share_first_after, (6,), 0.12, 0.035),
+        ("qa2", share_gap_two, (), 0.71, 0.02),
+        ("qa3", share_gap_two, (), 0.55, 0.03),
+        ("qa5", share_gap_two, (), 0.87, 0.02),
+        ("qa2", share_event_is_drop, (), 0.69, 0.03),
+        ("qa3", share_event_is_drop, (), 0.79, 0.03),
+        ("qa3", share_moves_after, (0,), 0.79, 0.03),
+        ("qa3", share_moves_after, (1,), 0.16, 0.03),
+        ("qa2", share_there_after_get, (), 1.0, 0.0),
+        ("qa3", share_there_after_get, (), 0.2, 0.02),
+        ("qa4", share_end_is_subject, (), 2 / 3, 0.03),
+        ("qa4", share_first_direction, ("north",), 0.25, 0.03),
+        ("qa4", share_first_direction, ("east",), 0.25, 0.03),
+        ("qa5", share_answer, ("Mary",), 0.186, 0.015),
+        ("qa5", share_answer, ("Jeff",), 0.144, 0.015),
+        ("qa5", share_answer, ("apple",), 0.137, 0.015),
+        ("qa5", share_answer, ("milk",), 0.091, 0.015),
+    ],
+)
 def test_stories_have_the_measured_numbers(task, measure, args, measured, tolerance):
     assert measure(generated(task), *args) == pytest.approx(measured, abs=tolerance)
 
 
-SLOTS = {word: slot for slot, words in {
-    "PERSON": "John Mary Sandra Daniel Fred Bill Jeff", "OBJECT": "apple football milk", "SIDE": " ".join(OPPOSITE),
-    "PLACE": "bathroom bedroom garden hallway kitchen office"}.items() for word in words.split()}
+SLOTS = {
+    word: slot
+    for slot, words in {
+        "PERSON": "John Mary Sandra Daniel Fred Bill Jeff",
+        "OBJECT": "apple football milk",
+        "SIDE": " ".join(OPPOSITE),
+        "PLACE": "bathroom bedroom garden hallway kitchen office",
+    }.items()
+    for word in words.split()
+}
 
 
 def form(text):
@@ -280,10 +300,14 @@ def profile(stories):
         counts["fact"].update(map(form, story.facts))
         before = 0
         for q in story.questions:
-            for name, value in (("question", form(q.text)), ("answer", q.answer),
-                                ("facts before", min(q.num_facts, 40)), ("age", q.num_facts - q.supporting[0]),
-                                ("spread", min(max(q.supporting) - min(q.supporting), 12)),
-                                ("gap", min(q.num_facts - before, 10))):
+            for name, value in (
+                ("question", form(q.text)),
+                ("answer", q.answer),
+                ("facts before", min(q.num_facts, 40)),
+                ("age", q.num_facts - q.supporting[0]),
+                ("spread", min(max(q.supporting) - min(q.supporting), 12)),
+                ("gap", min(q.num_facts - before, 10)),
+            ):
                 counts[name][value] += 1
             before = q.num_facts
     return counts
@@ -319,8 +343,10 @@ def count_answerable(task, facts):
     if task == "qa1":
         return len(reader.place)
     if task == "qa2":
-        return sum(bool(carried_to(read, what)) if holder else has_moved_before_drop(read, what)
-                   for what, holder in reader.holder.items())
+        return sum(
+            bool(carried_to(read, what)) if holder else has_moved_before_drop(read, what)
+            for what, holder in reader.holder.items()
+        )
     if task == "qa3":
         return sum(len(set(carried_to(read, what)[1:])) for what in reader.holder)
     if task == "qa4":

@@ -1,4 +1,5 @@
 """The reader and writer of the official bAbI files."""
+
 import os
 import tarfile
 import tempfile
@@ -23,11 +24,21 @@ from rmtkit.babi import (
 REAL = Path(os.environ.get("RMTKIT_BABI") or Path(__file__).resolve().parents[2] / "shared" / "babi")
 needs_real_files = pytest.mark.skipif(not REAL.is_dir(), reason="the official bAbI files are not here")
 
-LINES = ["1 Ann went to the pond.", "2 Bob took the key.", "3 Where is Ann? \tpond\t1", "4 Bob left.",
-         "5 Who left? \tBob\t4 2", "1 Cy sat.", "2 Who sat? \tCy\t1"]
+LINES = [
+    "1 Ann went to the pond.",
+    "2 Bob took the key.",
+    "3 Where is Ann? \tpond\t1",
+    "4 Bob left.",
+    "5 Who left? \tBob\t4 2",
+    "1 Cy sat.",
+    "2 Who sat? \tCy\t1",
+]
 STORIES = [
-    Story("qa1", ("Ann went to the pond.", "Bob took the key.", "Bob left."),
-          (Question("Where is Ann?", "pond", 2, (0,)), Question("Who left?", "Bob", 3, (2, 1)))),
+    Story(
+        "qa1",
+        ("Ann went to the pond.", "Bob took the key.", "Bob left."),
+        (Question("Where is Ann?", "pond", 2, (0,)), Question("Who left?", "Bob", 3, (2, 1))),
+    ),
     Story("qa1", ("Cy sat.",), (Question("Who sat?", "Cy", 1, (0,)),)),
 ]
 
@@ -48,23 +59,26 @@ def test_problems_drop_earlier_questions_and_later_facts():
     assert second.facts == STORIES[0].facts and second.questions == STORIES[0].questions[1:]
 
 
-@pytest.mark.parametrize(("lines", "where", "what"), [
-    (["2 Ann sat."], 1, "expected 1"),
-    (["1 Ann sat.", "3 Bob sat."], 2, "expected 2"),
-    (["1 Ann sat.", "2² Bob sat."], 2, "expected 2"),
-    (["1 Ann sat.", ""], 2, "expected 2"),
-    (["Ann sat."], 1, "'Ann'"),
-    (["1 "], 1, "empty"),
-    (["1"], 1, "empty"),
-    (["1 Ann sat.", "2 Who sat?"], 2, "tab"),
-    (["1 Ann sat.", "2 Who sat?\tAnn"], 2, "2 columns"),
-    (["1 Ann sat.", "2 Who sat?\t\t1"], 2, "empty"),
-    (["1 Ann sat.", "2 Who sat?\tAnn\t"], 2, "empty"),
-    (["1 Ann sat.", "2 Who sat?\tAnn\t2"], 2, "'2'"),
-    (["1 Ann sat.", "2 Who sat?\tAnn\t0"], 2, "'0'"),
-    (["1 Ann sat.", "2 Who sat?\tAnn\tx"], 2, "'x'"),
-    (["1 Ann sat.", "2 Who sat?\tAnn\t1", "3 Who sat?\tAnn\t2"], 3, "'2'"),
-])
+@pytest.mark.parametrize(
+    ("lines", "where", "what"),
+    [
+        (["2 Ann sat."], 1, "expected 1"),
+        (["1 Ann sat.", "3 Bob sat."], 2, "expected 2"),
+        (["1 Ann sat.", "2² Bob sat."], 2, "expected 2"),
+        (["1 Ann sat.", ""], 2, "expected 2"),
+        (["Ann sat."], 1, "'Ann'"),
+        (["1 "], 1, "empty"),
+        (["1"], 1, "empty"),
+        (["1 Ann sat.", "2 Who sat?"], 2, "tab"),
+        (["1 Ann sat.", "2 Who sat?\tAnn"], 2, "2 columns"),
+        (["1 Ann sat.", "2 Who sat?\t\t1"], 2, "empty"),
+        (["1 Ann sat.", "2 Who sat?\tAnn\t"], 2, "empty"),
+        (["1 Ann sat.", "2 Who sat?\tAnn\t2"], 2, "'2'"),
+        (["1 Ann sat.", "2 Who sat?\tAnn\t0"], 2, "'0'"),
+        (["1 Ann sat.", "2 Who sat?\tAnn\tx"], 2, "'x'"),
+        (["1 Ann sat.", "2 Who sat?\tAnn\t1", "3 Who sat?\tAnn\t2"], 3, "'2'"),
+    ],
+)
 def test_parse_stories_says_file_line_and_what_was_expected(lines, where, what):
     with pytest.raises(BabiFormatError) as caught:
         parse_stories(lines, "qa1", "here.txt")
@@ -72,11 +86,16 @@ def test_parse_stories_says_file_line_and_what_was_expected(lines, where, what):
     assert message.startswith(f"here.txt:{where}: ") and what in message and "\n" not in message
 
 
-@given(st.lists(st.one_of(
-    st.text(max_size=20),
-    st.builds("{} {}".format, st.integers(0, 4), st.text(max_size=12)),
-    st.builds("{} Who?\t{}\t{}".format, st.integers(1, 4), st.text(max_size=4), st.text("1234 x", max_size=4)),
-), max_size=6))
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=20),
+            st.builds("{} {}".format, st.integers(0, 4), st.text(max_size=12)),
+            st.builds("{} Who?\t{}\t{}".format, st.integers(1, 4), st.text(max_size=4), st.text("1234 x", max_size=4)),
+        ),
+        max_size=6,
+    )
+)
 def test_parse_stories_only_ever_raises_format_errors(lines):
     try:
         parse_stories(lines, "qa1", "here")
@@ -104,9 +123,19 @@ FACTS = WORDS.filter(lambda text: not text.rstrip().endswith("?"))
 def any_story(draw):
     facts = draw(st.lists(FACTS, min_size=1, max_size=4))
     asked_after = sorted(draw(st.lists(st.integers(1, len(facts)), max_size=3)))
-    return Story("qa1", tuple(facts), tuple(
-        Question(draw(WORDS).strip(), draw(WORDS).strip(), n,
-                 tuple(draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=3)))) for n in asked_after))
+    return Story(
+        "qa1",
+        tuple(facts),
+        tuple(
+            Question(
+                draw(WORDS).strip(),
+                draw(WORDS).strip(),
+                n,
+                tuple(draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=3))),
+            )
+            for n in asked_after
+        ),
+    )
 
 
 @settings(max_examples=50)
@@ -117,9 +146,15 @@ def test_write_stories_then_read_stories_gives_the_same(stories):
         assert read_stories(Path(folder) / "any.txt", "qa1") == stories
 
 
-@pytest.mark.parametrize(("task", "question"), [
-    ("qa3", "Who sat? \tCy"), ("qa4", "Who sat?\tCy"), ("qa14", "Who sat? \tCy"), ("qa15", "Who sat?\tCy"),
-])
+@pytest.mark.parametrize(
+    ("task", "question"),
+    [
+        ("qa3", "Who sat? \tCy"),
+        ("qa4", "Who sat?\tCy"),
+        ("qa14", "Who sat? \tCy"),
+        ("qa15", "Who sat?\tCy"),
+    ],
+)
 def test_write_stories_puts_a_space_before_the_tab_where_the_official_files_do(tmp_path, task, question):
     write_stories([Story(task, ("Cy sat.",), STORIES[1].questions)], tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_bytes().decode() == f"1 Cy sat.\n2 {question}\t1\n"
@@ -195,9 +230,15 @@ def test_read_stories_names_the_offline_ways_if_the_hub_is_out_of_reach(monkeypa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("task", "split", "what"), [
-    ("qa21", "test", "qa20"), ("1", "test", "qa1"), ("qa1", "dev", "train"), ("qa2", "test", "qa2_.*en-10k"),
-])
+@pytest.mark.parametrize(
+    ("task", "split", "what"),
+    [
+        ("qa21", "test", "qa20"),
+        ("1", "test", "qa1"),
+        ("qa1", "dev", "train"),
+        ("qa2", "test", "qa2_.*en-10k"),
+    ],
+)
 def test_read_stories_lists_what_is_allowed(tmp_path, task, split, what):
     with pytest.raises(ValueError, match=what):
         read_stories(make_folder(tmp_path), task, split)

@@ -1,4 +1,5 @@
 """Generated and recorded problems: splits, seeds, purity."""
+
 import pickle
 
 import pytest
@@ -40,11 +41,14 @@ def test_generated_problem_is_a_function_of_seed_split_and_index(task):
 
 @pytest.mark.parametrize("task", ["qa1", "qa4"])  # short stories: without the rule, some would be shared
 def test_generated_splits_never_share_facts_even_between_seeds(task):
-    facts = {split: {GeneratedProblems(task, seed=seed).problem(split, i).facts for seed in (0, 1) for i in range(400)}
-             for split in SPLITS}
+    facts = {
+        split: {GeneratedProblems(task, seed=seed).problem(split, i).facts for seed in (0, 1) for i in range(400)}
+        for split in SPLITS
+    }
     assert all(facts.values())
-    assert not (facts["train"] & facts["test"] or facts["train"] & facts["validation"]
-                or facts["validation"] & facts["test"])
+    assert not (
+        facts["train"] & facts["test"] or facts["train"] & facts["validation"] or facts["validation"] & facts["test"]
+    )
 
 
 def test_generated_problems_have_no_end():
@@ -67,8 +71,9 @@ def test_recorded_problems_cover_the_files_and_keep_equal_stories_on_one_side(fo
     number = {split: source.num_problems(split) for split in SPLITS}
     assert number["train"] + number["validation"] == 600 and number["test"] == 100
     assert 20 <= number["validation"] <= 120
-    train, validation = ({source.problem(split, i).facts for i in range(number[split])}
-                         for split in ("train", "validation"))
+    train, validation = (
+        {source.problem(split, i).facts for i in range(number[split])} for split in ("train", "validation")
+    )
     assert not train & validation
 
 

@@ -1,4 +1,5 @@
 """Token stores of background text: encoding of pieces, building, passages. Every tokenizer is made here."""
+
 import json
 import os
 import pickle
@@ -29,8 +30,12 @@ from rmtkit.background import (
 )
 from rmtkit.background.encoding import token_dtype, tokenizer_fingerprint
 
-SENTENCES = ["The river was high and the road was long.", 'She said: "No, wait (a moment)."', "(In 1990 it rained.)",
-             "Mary went to the garden."]
+SENTENCES = [
+    "The river was high and the road was long.",
+    'She said: "No, wait (a moment)."',
+    "(In 1990 it rained.)",
+    "Mary went to the garden.",
+]
 NUM_DOCUMENTS = 24
 
 SLOW_BUILD = """
@@ -61,8 +66,12 @@ def train(model, trainer, pre_tokenizer, decoder, *, normalizer=None):
 
 
 def make_byte_bpe(vocab_size=400):
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                  special_tokens=["<s>"], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>"],
+        show_progress=False,
+    )
     return train(models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
 
 
@@ -74,8 +83,13 @@ def make_byte_bpe_with_bos():
 
 def make_wordpiece():
     trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]"], show_progress=False)
-    return train(models.WordPiece(unk_token="[UNK]"), trainer, pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(),
-                 normalizer=normalizers.BertNormalizer())
+    return train(
+        models.WordPiece(unk_token="[UNK]"),
+        trainer,
+        pre_tokenizers.BertPreTokenizer(),
+        decoders.WordPiece(),
+        normalizer=normalizers.BertNormalizer(),
+    )
 
 
 def make_unigram():
@@ -85,12 +99,21 @@ def make_unigram():
 
 def make_metaspace_bpe():
     trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False)
-    return train(models.BPE(), trainer, pre_tokenizers.Metaspace(prepend_scheme="never"),
-                 decoders.Metaspace(prepend_scheme="never"))
+    return train(
+        models.BPE(),
+        trainer,
+        pre_tokenizers.Metaspace(prepend_scheme="never"),
+        decoders.Metaspace(prepend_scheme="never"),
+    )
 
 
-MAKERS = {"byte_bpe": make_byte_bpe, "byte_bpe_with_bos": make_byte_bpe_with_bos, "wordpiece": make_wordpiece,
-          "unigram": make_unigram, "metaspace_bpe": make_metaspace_bpe}
+MAKERS = {
+    "byte_bpe": make_byte_bpe,
+    "byte_bpe_with_bos": make_byte_bpe_with_bos,
+    "wordpiece": make_wordpiece,
+    "unigram": make_unigram,
+    "metaspace_bpe": make_metaspace_bpe,
+}
 
 
 def wrap(tokenizer, **options):
@@ -145,8 +168,9 @@ def test_encoded_pieces_joined_decode_to_sentences_with_a_space_between(name):
         assert tokenizer.decode(joined).strip() == " ".join(SENTENCES)
 
 
-@pytest.mark.parametrize(("name", "prefix"), [
-    ("byte_bpe", " "), ("wordpiece", ""), ("unigram", ""), ("metaspace_bpe", " ")])
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("byte_bpe", " "), ("wordpiece", ""), ("unigram", ""), ("metaspace_bpe", " ")]
+)
 def test_joining_prefix_by_kind_of_tokenizer(name, prefix):
     assert joining_prefix(wrap(MAKERS[name]())) == prefix
 
@@ -207,8 +231,11 @@ def test_store_dtype_holds_the_vocabulary(corpus, tmp_path, vocab_size, dtype):
 
 def test_background_counts_sentences_and_documents(background, byte_bpe):
     assert sum(background.num_documents(split) for split in SPLITS) == NUM_DOCUMENTS
-    expected = [len(encode_piece(byte_bpe, sentence(document, number)))
-                for document in range(NUM_DOCUMENTS) for number in range(2 + document % 5)]
+    expected = [
+        len(encode_piece(byte_bpe, sentence(document, number)))
+        for document in range(NUM_DOCUMENTS)
+        for number in range(2 + document % 5)
+    ]
     assert sum(background.num_sentences(split) for split in SPLITS) == len(expected)
     assert sum(background.num_tokens(split) for split in SPLITS) == sum(expected)
     files = {file.name for file in background.folder.iterdir()}
@@ -278,8 +305,10 @@ def test_passage_runs_on_and_takes_each_document_once_a_round(background, byte_b
         ends = [(document, line) for document, line in pairs if line == 1 + document % 5]
         for (document, line), following in pairwise(pairs):
             assert following == (document, line + 1) if (document, line) not in ends else following[1] == 0
-        rounds = [tuple(document for document, _ in ends[start:start + num_documents])
-                  for start in range(0, 3 * num_documents, num_documents)]
+        rounds = [
+            tuple(document for document, _ in ends[start : start + num_documents])
+            for start in range(0, 3 * num_documents, num_documents)
+        ]
         assert len(set(rounds)) == 3
         assert all(len(set(documents)) == num_documents for documents in rounds)
         assert len(pairs) >= 3 * num_sentences
@@ -296,8 +325,11 @@ def test_passage_starts_uniformly_over_sentences(background, byte_bpe):
 def test_passage_repeats_for_a_seed_and_survives_pickling(background):
     clone = pickle.loads(pickle.dumps(background))
     assert len(pickle.dumps(background)) < 1000
-    for one, same in zip(background.passage("train", 700, np.random.default_rng(5)),
-                         clone.passage("train", 700, np.random.default_rng(5)), strict=True):
+    for one, same in zip(
+        background.passage("train", 700, np.random.default_rng(5)),
+        clone.passage("train", 700, np.random.default_rng(5)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(one, same)
     other, _ = background.passage("train", 700, np.random.default_rng(6))
     assert not np.array_equal(one, other)
@@ -404,8 +436,13 @@ def test_a_source_without_long_sentences_leaves_nothing_behind(byte_bpe, tmp_pat
 def start_slow_build(tokenizer, corpus, folder, *, seconds):
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     command = [sys.executable, "-c", SLOW_BUILD, str(seconds), str(folder / "tokenizer.json"), str(folder), str(corpus)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def test_a_killed_build_leaves_no_store_and_the_next_one_works(byte_bpe, corpus, background, tmp_path):
@@ -435,13 +472,16 @@ def test_wiki_store_holds_the_articles(tmp_path):
     text = [document.text for document in read_documents("wiki")][:10]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer.train_from_iterator(text, trainers.BpeTrainer(
-        vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.train_from_iterator(
+        text,
+        trainers.BpeTrainer(vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
     background = open_background("wiki", wrap(tokenizer), data_dir=tmp_path)
     assert [background.num_documents(split) for split in SPLITS] == [81, 11, 6]
     assert sum(map(background.num_sentences, SPLITS)) > 15_000
     tokens, starts = background.passage("test", 2_000_000, np.random.default_rng(0))
     assert len(tokens) == 2_000_000
-    assert tokenizer.decode(tokens[starts[1]:starts[2]].tolist()).strip() in " ".join(
-        " ".join(document.text.split()) for document in read_documents("wiki"))
+    assert tokenizer.decode(tokens[starts[1] : starts[2]].tolist()).strip() in " ".join(
+        " ".join(document.text.split()) for document in read_documents("wiki")
+    )
     assert json.loads((background.folder / "meta.json").read_text())["origin"].endswith("CC BY-SA 3.0 and GFDL")

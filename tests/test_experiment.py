@@ -3,7 +3,14 @@
 import pytest
 
 from rmtkit.config import PROJECT, ConfigError, resolve
-from rmtkit.experiment import evaluation_folder, load_trained, open_tokenizer, prepare, resolve_precision, resolve_reference
+from rmtkit.experiment import (
+    evaluation_folder,
+    load_trained,
+    open_tokenizer,
+    prepare,
+    resolve_precision,
+    resolve_reference,
+)
 from rmtkit.runs import write_json
 
 
@@ -22,7 +29,9 @@ def test_prepare_refuses_more_facts_than_fit(tmp_path):
 
 
 def test_prepare_refuses_a_length_that_no_problem_fits(tmp_path):
-    refuse("segments starts at 1: none of .* generated problems fits", outputs_dir=tmp_path, segments="1", segment_size=20)
+    refuse(
+        "segments starts at 1: none of .* generated problems fits", outputs_dir=tmp_path, segments="1", segment_size=20
+    )
 
 
 def test_prepare_refuses_a_task_without_generator(tmp_path):
@@ -44,12 +53,18 @@ def test_prepare_refuses_an_unwritable_folder(tmp_path):
 
 
 def test_prepare_refuses_an_unknown_reference(tmp_path):
-    refuse("'reference:nothing' is not there; reference models: backbone", outputs_dir=tmp_path, backbone="reference:nothing")
+    refuse(
+        "'reference:nothing' is not there; reference models: backbone",
+        outputs_dir=tmp_path,
+        backbone="reference:nothing",
+    )
 
 
 def test_prepare_says_what_works_offline(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refuse("cannot load the configuration of 'no/such-model'.*offline use", outputs_dir=tmp_path, backbone="no/such-model")
+    refuse(
+        "cannot load the configuration of 'no/such-model'.*offline use", outputs_dir=tmp_path, backbone="no/such-model"
+    )
 
 
 def test_prepare_refuses_the_run_folder_of_another_configuration(tmp_path):

@@ -19,7 +19,14 @@ FIELDS = {field for field in Config.__dataclass_fields__}
 def papermill(notebook: str, folder: Path, **parameters) -> subprocess.CompletedProcess:
     """Run a notebook as a user would, offline, from a folder that is not the project's."""
     arguments = [item for name, value in parameters.items() for item in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", str(PROJECT / "notebooks" / notebook), str(folder / notebook), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(PROJECT / "notebooks" / notebook),
+        str(folder / notebook),
+        *arguments,
+    ]
     options = ["--execution-timeout", "240", "--no-progress-bar"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"}
     return subprocess.run(command + options, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -99,7 +106,9 @@ def test_mistyped_parameter_stops_the_notebook_with_one_line(tmp_path):
     assert "unknown parameter 'taks' (did you mean 'task'?); allowed: preset, task" in error_of(run)
 
 
-@pytest.mark.parametrize("name, message", [("03_length_generalization", "no trained model"), ("04_memory_attention", "no trained model")])
+@pytest.mark.parametrize(
+    "name, message", [("03_length_generalization", "no trained model"), ("04_memory_attention", "no trained model")]
+)
 def test_notebook_without_trained_model_says_what_to_run(name, message, tmp_path):
     run = papermill(f"{name}.ipynb", tmp_path, preset="smoke", outputs_dir=tmp_path)
     assert run.returncode != 0

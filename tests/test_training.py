@@ -72,7 +72,9 @@ def test_collate_labels_are_the_answers_and_nothing_else(small, tmp_path):
 def test_train_uses_no_test_sample(small, tmp_path, monkeypatch):
     experiment = make_experiment(small, tmp_path)
     splits, sample = set(), experiment.builder.sample
-    monkeypatch.setattr(experiment.builder, "sample", lambda split, *a, **k: splits.add(split) or sample(split, *a, **k))
+    monkeypatch.setattr(
+        experiment.builder, "sample", lambda split, *a, **k: splits.add(split) or sample(split, *a, **k)
+    )
     train(experiment)
     assert splits == {"train", "validation"}
 
@@ -118,11 +120,15 @@ def test_optimizer_state_survives_saving():
     def build():
         weights = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
         groups = [{"params": weights[1:]}]
-        return weights, MuonWithAdamW(weights[:1], groups, matrix_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0)
+        return weights, MuonWithAdamW(
+            weights[:1], groups, matrix_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0
+        )
 
     def update(weights, optimizer, step):
         for number, weight in enumerate(weights):
-            weight.grad = torch.sin(weight.detach() * (step + 1) + torch.arange(weight.numel()).view_as(weight) + number)
+            weight.grad = torch.sin(
+                weight.detach() * (step + 1) + torch.arange(weight.numel()).view_as(weight) + number
+            )
         optimizer.step()
 
     weights, optimizer = build()

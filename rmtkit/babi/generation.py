@@ -1,4 +1,5 @@
 """Stories and problems drawn from the rules that the bAbI files were made by (tasks 1 to 5)."""
+
 from __future__ import annotations
 
 import random
@@ -30,8 +31,14 @@ def generate_story(task: str, rng: Draws) -> Story:
     return Story(task, tuple(world.facts), questions)
 
 
-def generate_problem(task: str, rng: Draws, *, num_extra_questions: int = 0, num_questions_between: int = 0,
-                     is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True) -> Problem:
+def generate_problem(
+    task: str,
+    rng: Draws,
+    *,
+    num_extra_questions: int = 0,
+    num_questions_between: int = 0,
+    is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True,
+) -> Problem:
     """Draw one problem: a question of a story, all its questions equally likely, and the facts before it.
 
     facts: Mary got the milk there. Mary travelled to the hallway.    question: Where is the milk? hallway (0, 1)

@@ -6,6 +6,7 @@
 
 Lines are numbered within a story, questions too; the last column names the lines of the supporting facts.
 """
+
 from __future__ import annotations
 
 import os
@@ -175,11 +176,13 @@ def _find(path: Path, task: str, split: str) -> tuple[bytes, str]:
             return content, f"{path}:{ENGLISH}/{task}_*_{split}.txt"
     raise ValueError(
         f"no {task}_*_{split}.txt in {str(path)!r} (looked in the folder, in {ENGLISH}/ below it, or in {ENGLISH}/ of "
-        f"the archive); give a folder or archive of bAbI v1.2 as babi_path, or use generated stories")
+        f"the archive); give a folder or archive of bAbI v1.2 as babi_path, or use generated stories"
+    )
 
 
 def _read_member(archive: Path, wanted: re.Pattern) -> bytes | None:
     """The content of the file wanted in a zip or tar archive, None if it holds none."""
+
     def is_wanted(name: str) -> bool:
         member = PurePosixPath(name)
         return member.parent.name == ENGLISH and wanted.fullmatch(member.name) is not None
@@ -202,4 +205,5 @@ def _download() -> Path:
     except Exception as error:  # the client has dozens of ways to say that it got nothing, some of its own libraries'
         raise ValueError(
             f"{HUB_FILE} of the hub's {HUB_REPO} cannot be fetched ({type(error).__name__}); offline, use generated "
-            f"stories, or give a folder or zip of bAbI v1.2 as babi_path") from error
+            f"stories, or give a folder or zip of bAbI v1.2 as babi_path"
+        ) from error

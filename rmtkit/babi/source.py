@@ -1,4 +1,5 @@
 """Where problems come from: generated without end, or recorded in the official files. Both are asked the same way."""
+
 from __future__ import annotations
 
 import hashlib
@@ -38,7 +39,7 @@ class GeneratedProblems:
     No two splits ever share the facts of a problem, whatever the seeds: the facts' hash decides where they belong
     (80 % train, 10 % validation, 10 % test), and a problem is drawn anew until it belongs to the split asked for.
 
-    Args: max_n_facts: problems with more facts are drawn anew (the authors' option of this name counts the question too).
+    Args: max_n_facts: problems with more facts are drawn anew (the authors count the question too).
     """
 
     def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None):
@@ -51,8 +52,9 @@ class GeneratedProblems:
         """None: there is no end."""
         _check_split(split)
 
-    def problem(self, split: str, index: int, *, num_extra_questions: int = 0,
-                num_questions_between: int = 0) -> Problem:
+    def problem(
+        self, split: str, index: int, *, num_extra_questions: int = 0, num_questions_between: int = 0
+    ) -> Problem:
         """The problem with this index: a pure function of task, seed, split and index.
 
         Args: index from 0, without end;  num_extra_questions, num_questions_between: see `generate_problem`; the facts
@@ -61,8 +63,12 @@ class GeneratedProblems:
         _check_split(split)
         rng = random.Random(f"{self.task}/{self.seed}/{split}/{index}")
         return generate_problem(
-            self.task, rng, num_extra_questions=num_extra_questions, num_questions_between=num_questions_between,
-            is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and _split_of(facts) == split)
+            self.task,
+            rng,
+            num_extra_questions=num_extra_questions,
+            num_questions_between=num_questions_between,
+            is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and _split_of(facts) == split,
+        )
 
 
 class RecordedProblems:
@@ -89,8 +95,9 @@ class RecordedProblems:
         """How many there are; indices beyond start again from the first."""
         return len(self._problems(split))
 
-    def problem(self, split: str, index: int, *, num_extra_questions: int = 0,
-                num_questions_between: int = 0) -> Problem:
+    def problem(
+        self, split: str, index: int, *, num_extra_questions: int = 0, num_questions_between: int = 0
+    ) -> Problem:
         """The problem with this index, modulo their number.
 
         The seed decides the order of "train"; the others are in the order of the file.

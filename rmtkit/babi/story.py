@@ -1,4 +1,5 @@
 """The three things the data side talks about: a story, a question in it, and a problem (one sample)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

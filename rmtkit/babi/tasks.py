@@ -3,6 +3,7 @@
 A task is a row of `TASK_BY_NAME`: the world that it is told from, what a clause makes it ask about (its topic), and
 the questions about a topic. The rules were measured from the v1.2 files of Weston et al. 2015 (arXiv 1502.05698).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -117,8 +118,16 @@ def _where_was_thing_before(world: Household, thing: str) -> list[Question]:
     questions = []
     for move in reversed(moves[1:]):
         i = latest_at[move.place]
-        questions.append(_question(world, f"Where was the {thing} before the {move.place}?", moves[i - 1].place,
-                                   event, moves[i], moves[i - 1]))
+        questions.append(
+            _question(
+                world,
+                f"Where was the {thing} before the {move.place}?",
+                moves[i - 1].place,
+                event,
+                moves[i],
+                moves[i - 1],
+            )
+        )
     return questions
 
 
@@ -133,10 +142,13 @@ def _choose_by_age(rng: Draws, questions: list[Question]) -> Question | None:
 def _what_lies_where(world: PlacesInLine, link: Link) -> list[Question]:
     """qa4. What is north of the office? What is the office south of? Both mean the subject of the fact."""
     _, place, direction, landmark = link
-    return [_question(world, text, place, link) for text in (
-        f"What is {direction} of the {landmark}?",
-        f"What is the {landmark} {OPPOSITE[direction]} of?",
-    )]
+    return [
+        _question(world, text, place, link)
+        for text in (
+            f"What is {direction} of the {landmark}?",
+            f"What is the {landmark} {OPPOSITE[direction]} of?",
+        )
+    ]
 
 
 def _who_gave_what(world: Household, thing: str) -> list[Question]:
@@ -146,14 +158,17 @@ def _who_gave_what(world: Household, thing: str) -> list[Question]:
         return []
     giver, receiver = gift.actor, gift.receiver
     what = (f"What did {giver} give to {receiver}?", thing)
-    return [_question(world, text, answer, gift) for text, answer in (
-        what,
-        what,
-        (f"Who gave the {thing} to {receiver}?", giver),
-        (f"Who gave the {thing}?", giver),
-        (f"Who received the {thing}?", receiver),
-        (f"Who did {giver} give the {thing} to?", receiver),
-    )]
+    return [
+        _question(world, text, answer, gift)
+        for text, answer in (
+            what,
+            what,
+            (f"Who gave the {thing} to {receiver}?", giver),
+            (f"Who gave the {thing}?", giver),
+            (f"Who received the {thing}?", receiver),
+            (f"Who did {giver} give the {thing} to?", receiver),
+        )
+    ]
 
 
 def _is_latest_gift(world: Household, question: Question) -> bool:
@@ -161,8 +176,10 @@ def _is_latest_gift(world: Household, question: Question) -> bool:
     if not question.text.startswith("What did"):
         return True
     gift = world.clauses[question.supporting[0]]
-    return not any(c.kind == "give" and (c.actor, c.receiver) == (gift.actor, gift.receiver)
-                   for c in world.clauses[gift.fact + 1 :])
+    return not any(
+        c.kind == "give" and (c.actor, c.receiver) == (gift.actor, gift.receiver)
+        for c in world.clauses[gift.fact + 1 :]
+    )
 
 
 def _person_who_moved(clause: Clause) -> str | None:
@@ -186,10 +203,19 @@ _GO_GET_DROP = (Household.go, Household.get, Household.drop)
 TASK_BY_NAME = {
     "qa1": Task(partial(Household, acts=(Household.go,)), _person_who_moved, _where_is_person, labels=PLACES),
     "qa2": Task(partial(Household, acts=_GO_GET_DROP), _thing_moved, _where_is_thing, labels=PLACES),
-    "qa3": Task(partial(Household, acts=_GO_GET_DROP, chance_of_there=CHANCE_OF_THERE),
-                _thing_moved, _where_was_thing_before, labels=PLACES, choose=_choose_by_age),
+    "qa3": Task(
+        partial(Household, acts=_GO_GET_DROP, chance_of_there=CHANCE_OF_THERE),
+        _thing_moved,
+        _where_was_thing_before,
+        labels=PLACES,
+        choose=_choose_by_age,
+    ),
     "qa4": Task(PlacesInLine, _link_itself, _what_lies_where, labels=PLACES, num_questions=1),
-    "qa5": Task(partial(Household, acts=(*_GO_GET_DROP, Household.give), people=GIVING_PEOPLE),
-                _thing_given, _who_gave_what, labels=tuple(sorted(GIVING_PEOPLE)) + THINGS,
-                is_clear=_is_latest_gift),
+    "qa5": Task(
+        partial(Household, acts=(*_GO_GET_DROP, Household.give), people=GIVING_PEOPLE),
+        _thing_given,
+        _who_gave_what,
+        labels=tuple(sorted(GIVING_PEOPLE)) + THINGS,
+        is_clear=_is_latest_gift,
+    ),
 }

@@ -4,6 +4,7 @@
 Every draw is made with `rng.random()`, so that `random.Random` (fast, the same in every Python) and
 `numpy.random.Generator` both serve.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -63,8 +64,9 @@ class Household:
     Everybody and everything starts in a random place that the reader is not told.
     """
 
-    def __init__(self, rng: Draws, *, acts: Sequence[Callable], people: Sequence[str] = PEOPLE,
-                 chance_of_there: float = 1.0):
+    def __init__(
+        self, rng: Draws, *, acts: Sequence[Callable], people: Sequence[str] = PEOPLE, chance_of_there: float = 1.0
+    ):
         self.acts = acts  # what a step may be, of Household.go, get, drop, give
         self.people = people
         self.chance_of_there = chance_of_there  # of "there" after getting
@@ -124,13 +126,19 @@ class Household:
             for receiver in self.people:
                 if giver and receiver != giver and self.place_of[receiver] == self.place_of[giver]:
                     self.holder_of[thing] = receiver
-                    self._record(f"{giver} {pick(rng, GIVE_VERBS)} the {thing} to {receiver}.", "give", giver,
-                                 thing=thing, receiver=receiver)
+                    self._record(
+                        f"{giver} {pick(rng, GIVE_VERBS)} the {thing} to {receiver}.",
+                        "give",
+                        giver,
+                        thing=thing,
+                        receiver=receiver,
+                    )
                     return True
         return False
 
-    def _record(self, sentence: str, kind: str, actor: str, *, place: str = "", thing: str = "",
-                receiver: str = "") -> None:
+    def _record(
+        self, sentence: str, kind: str, actor: str, *, place: str = "", thing: str = "", receiver: str = ""
+    ) -> None:
         self.clauses.append(Clause(kind, len(self.facts), actor, place, thing, receiver))
         self.facts.append(sentence)
 

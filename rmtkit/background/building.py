@@ -4,6 +4,7 @@ A store is a folder: `tokens.bin` (ids of all sentences, one after another), `se
 sentence starts, then the total), `documents.npy` (sentence at which each document starts, then the total) and
 `meta.json`, written last. Documents are grouped by split.
 """
+
 import json
 from hashlib import blake2b
 from itertools import groupby, islice
@@ -20,6 +21,7 @@ TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1  # of the characters, where a source ha
 
 class EncodedDocument(NamedTuple):
     """A document whose tokens are on disk, in order of arrival."""
+
     key: bytes  # with num_chars it decides the split where the source does not, so that no tokenizer can change it
     num_chars: int
     split: str | None
@@ -42,8 +44,10 @@ def write_store(folder: Path, streams: list, tokenizer, *, meta: dict) -> None:
     dtype, arrived = token_dtype(tokenizer), folder / "arrived.bin"
     documents = list(_write_arriving(arrived, streams, tokenizer, meta))
     if not any(len(document.lengths) for document in documents):
-        raise ValueError(f"background {meta['source']!r} has no sentence of {meta['min_sentence_tokens']} tokens or "
-                         "more: check its text")
+        raise ValueError(
+            f"background {meta['source']!r} has no sentence of {meta['min_sentence_tokens']} tokens or "
+            "more: check its text"
+        )
     splits = _arrange(documents, meta["max_tokens"])
     stored = [document for split in SPLITS for document in splits[split]]
     _copy_tokens(np.memmap(arrived, dtype=dtype, mode="r"), stored, folder / "tokens.bin")
@@ -61,8 +65,10 @@ def read_split(source: str, split: str, *, path: str | Path | None = None) -> li
     Args: source, path: as in `read_documents`;  split: train, validation or test.
     """
     documents = list(read_documents(source, path=path))
-    keyed = [EncodedDocument(_split_key(document, source), len(document.text), document.split, number, np.empty(0))
-             for number, document in enumerate(documents)]
+    keyed = [
+        EncodedDocument(_split_key(document, source), len(document.text), document.split, number, np.empty(0))
+        for number, document in enumerate(documents)
+    ]
     keyed = _assign_splits(keyed) if documents[0].split is None else keyed
     return [documents[member.start] for member in keyed if member.split == split]
 
@@ -99,6 +105,7 @@ def _batch_sentences(documents):
     one space.
     """
     from nltk.tokenize.punkt import PunktSentenceTokenizer
+
     splitter, batch, num_sentences = PunktSentenceTokenizer(), [], 0
     for document in documents:
         sentences = [" ".join(sentence.split()) for sentence in splitter.tokenize(document.text)]
@@ -148,7 +155,7 @@ def _first_documents(documents, max_tokens):
 def _copy_tokens(arrived, documents, path):
     with path.open("wb") as file:
         for document in documents:
-            file.write(arrived[document.start:document.start + document.num_tokens].tobytes())
+            file.write(arrived[document.start : document.start + document.num_tokens].tobytes())
 
 
 def _starts(lengths):
@@ -156,6 +163,8 @@ def _starts(lengths):
 
 
 def _count(documents):
-    return {"num_documents": len(documents),
-            "num_sentences": sum(len(document.lengths) for document in documents),
-            "num_tokens": sum(document.num_tokens for document in documents)}
+    return {
+        "num_documents": len(documents),
+        "num_sentences": sum(len(document.lengths) for document in documents),
+        "num_tokens": sum(document.num_tokens for document in documents),
+    }

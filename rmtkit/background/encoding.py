@@ -3,6 +3,7 @@
 A piece is encoded with the space that separates it from the piece before, and without special tokens. Tokenizers differ
 in who adds that space: byte-level BPE (GPT-2) wants it in the text, SentencePiece (Llama) and WordPiece (BERT) add it.
 """
+
 import json
 from functools import lru_cache
 from hashlib import blake2b
@@ -26,8 +27,10 @@ def joining_prefix(tokenizer) -> str:
     for prefix in ("", " "):
         if all(_joins(tokenizer, prefix, first, second) for first, second in PROBES):
             return prefix
-    raise ValueError(f"tokenizer {type(tokenizer).__name__} cannot join encoded sentences: neither with nor without a "
-                     f"leading space do the ids of {PROBES[0]} decode to both with a space between; use another one")
+    raise ValueError(
+        f"tokenizer {type(tokenizer).__name__} cannot join encoded sentences: neither with nor without a "
+        f"leading space do the ids of {PROBES[0]} decode to both with a space between; use another one"
+    )
 
 
 def encode_piece(tokenizer, text: str) -> list[int]:
@@ -44,7 +47,7 @@ def encode_pieces(tokenizer, texts: list[str], *, is_joined: bool = True) -> lis
     Args: is_joined: False encodes the bare text, no space before it and nothing stripped, as the authors' code does.
     """
     prefix, dtype = joining_prefix(tokenizer) if is_joined else None, token_dtype(tokenizer)
-    batches = (texts[start:start + BATCH_PIECES] for start in range(0, len(texts), BATCH_PIECES))
+    batches = (texts[start : start + BATCH_PIECES] for start in range(0, len(texts), BATCH_PIECES))
     return [np.array(ids, dtype=dtype) for batch in batches for ids in _encode(tokenizer, prefix, batch)]
 
 
@@ -79,8 +82,15 @@ def _joins(tokenizer, prefix, first, second):
 def _encode(tokenizer, prefix, texts):
     """Return the token ids of each text; verbose=False: no warning that a text is longer than the model's input."""
     pieces = texts if prefix is None else [prefix + text.strip() if text.strip() else "" for text in texts]
-    return tokenizer(pieces, add_special_tokens=False, padding=False, truncation=False, verbose=False,
-                     return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    return tokenizer(
+        pieces,
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        verbose=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
 
 
 def _decode(tokenizer, ids):

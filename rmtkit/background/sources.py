@@ -7,6 +7,7 @@
 | wikitext | articles, `Salesforce/wikitext`, wikitext-103-raw-v1 (Merity et al. 2017) | its own |
 | local | .txt (file = document), .jsonl (line, field "text"), .parquet (row, column "text") | sub-folders, or by hash |
 """
+
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ HUB_TIMEOUT = 10  # seconds for the first answer of the hub; it decides between 
 
 class Document(NamedTuple):
     """One text of a source: an article, a book, a file."""
+
     title: str
     text: str
     split: str | None  # None: the source has no splits of its own
@@ -31,6 +33,7 @@ class Document(NamedTuple):
 
 class HubDataset(NamedTuple):
     """A data set of parquet files on the hub, at a fixed commit: the same name must mean the same text."""
+
     repository: str
     config: str | None  # also the sub-folder of its files; None: the default
     revision: str
@@ -98,8 +101,13 @@ def check_source(source: str, path: str | Path | None) -> None:
 
 def _local_files(folder):
     """Files of a folder by split; the only key is None where it has no split sub-folders."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix in FILE_TYPES and file.is_file()
-                   and not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix in FILE_TYPES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
     if not files:
         raise ValueError(f"background_path {str(folder)!r} holds no {', '.join(FILE_TYPES)} file")
     if not any((folder / split).is_dir() for split in SPLITS):
@@ -107,8 +115,10 @@ def _local_files(folder):
     by_split = {split: [file for file in files if file.is_relative_to(folder / split)] for split in SPLITS}
     outside = sorted(set(files).difference(*by_split.values()))
     if outside:
-        raise ValueError(f"background_path {str(folder)!r} has split folders, but {outside[0].relative_to(folder)} is "
-                         f"in none of {', '.join(SPLITS)}: move it there, or take it out")
+        raise ValueError(
+            f"background_path {str(folder)!r} has split folders, but {outside[0].relative_to(folder)} is "
+            f"in none of {', '.join(SPLITS)}: move it there, or take it out"
+        )
     return by_split
 
 
@@ -137,19 +147,20 @@ def _read_json_lines(file):
                 raise ValueError(f"{file}:{number}: not a line of UTF-8 JSON: {error}") from error
             has_text = isinstance(record, dict) and isinstance(record.get("text"), str)
             if not has_text:
-                raise ValueError(f"{file}:{number}: expected an object with a string field \"text\"")
+                raise ValueError(f'{file}:{number}: expected an object with a string field "text"')
             yield record["text"]
 
 
 def _read_parquet(file):
     import pyarrow
     import pyarrow.parquet
+
     try:
         table = pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{file} is not a parquet file: {error}") from error
     if "text" not in table.schema_arrow.names:
-        raise ValueError(f"{file} has no column \"text\", only {', '.join(table.schema_arrow.names)}")
+        raise ValueError(f'{file} has no column "text", only {", ".join(table.schema_arrow.names)}')
     for batch in table.iter_batches(batch_size=64, columns=["text"]):  # a row may be a whole book
         yield from (text or "" for text in batch.column(0).to_pylist())
 
@@ -160,8 +171,10 @@ def _parquet_files(source, folder):
     root = folder / config if config and (folder / config).is_dir() else folder
     files = {split: sorted(root.rglob(f"{split}-*.parquet")) for split in SPLITS}
     if not any(files.values()):
-        raise ValueError(f"background_path {str(folder)!r} is no copy of {HUB[source].repository}: "
-                         "it has no file such as train-*.parquet")
+        raise ValueError(
+            f"background_path {str(folder)!r} is no copy of {HUB[source].repository}: "
+            "it has no file such as train-*.parquet"
+        )
     return files
 
 
@@ -173,6 +186,7 @@ def _parquet_splits(source, folder):
 def _hub_splits(source):
     """Texts of a hub data set by split, streamed: nothing is stored but what the caller keeps."""
     from huggingface_hub import HfApi
+
     name, _, revision = HUB[source]
     try:  # asked once and first: load_dataset would try again for half a minute, with many warnings
         HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT)
@@ -183,6 +197,7 @@ def _hub_splits(source):
 
 def _stream_split(source, split):
     from datasets import load_dataset
+
     name, config, revision = HUB[source]
     try:
         rows = load_dataset(name, config, split=split, revision=revision, streaming=True).select_columns(["text"])
@@ -193,9 +208,11 @@ def _stream_split(source, split):
 
 def _hub_error(source, error):
     name, reason = HUB[source].repository, " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
-    return ValueError(f"background {source!r} needs the Hugging Face hub, which did not give {name} ({reason}). "
-                      "Offline: background=wiki, background=local with background_path=a folder of texts, or "
-                      f"background_path=a local copy of {name}")
+    return ValueError(
+        f"background {source!r} needs the Hugging Face hub, which did not give {name} ({reason}). "
+        "Offline: background=wiki, background=local with background_path=a folder of texts, or "
+        f"background_path=a local copy of {name}"
+    )
 
 
 def _book_documents(texts, split):

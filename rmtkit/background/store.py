@@ -1,4 +1,5 @@
 """Token stores of background text: built once per source and tokenizer, opened memory-mapped, read by slices."""
+
 import json
 import logging
 import shutil
@@ -17,9 +18,16 @@ MAX_TOKENS = {"pg19": 50_000_000}  # per split, unless asked otherwise: some 500
 LOGGER = logging.getLogger(__name__)
 
 
-def open_background(source: str, tokenizer, *, data_dir: str | Path, path: str | Path | None = None,
-                    max_tokens: int | None = None, min_sentence_tokens: int = 10,
-                    is_joined: bool = True) -> "Background | None":
+def open_background(
+    source: str,
+    tokenizer,
+    *,
+    data_dir: str | Path,
+    path: str | Path | None = None,
+    max_tokens: int | None = None,
+    min_sentence_tokens: int = 10,
+    is_joined: bool = True,
+) -> "Background | None":
     """Return the token store of a source, building it if it is not there yet; None for source 'none'.
 
     Args:   source: one of SOURCES;  tokenizer: a Hugging Face tokenizer;
@@ -35,11 +43,18 @@ def open_background(source: str, tokenizer, *, data_dir: str | Path, path: str |
     if source == "none":
         return None
     if min_sentence_tokens < 1 or (max_tokens is not None and max_tokens < 1):
-        raise ValueError("min_sentence_tokens and max_tokens must be 1 or more, "
-                         f"got {min_sentence_tokens} and {max_tokens}")
-    meta = {"source": source, "origin": ORIGINS[source], "made_by": f"rmtkit.background, format {FORMAT_VERSION}",
-            "tokenizer": tokenizer_fingerprint(tokenizer), "min_sentence_tokens": min_sentence_tokens, "is_joined": is_joined,
-            "max_tokens": max_tokens or MAX_TOKENS.get(source)}
+        raise ValueError(
+            f"min_sentence_tokens and max_tokens must be 1 or more, got {min_sentence_tokens} and {max_tokens}"
+        )
+    meta = {
+        "source": source,
+        "origin": ORIGINS[source],
+        "made_by": f"rmtkit.background, format {FORMAT_VERSION}",
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "min_sentence_tokens": min_sentence_tokens,
+        "is_joined": is_joined,
+        "max_tokens": max_tokens or MAX_TOKENS.get(source),
+    }
     identity = json.dumps([meta, source_identity(source, path)], sort_keys=True)
     folder = Path(data_dir) / "cache" / f"{source}-{blake2b(identity.encode(), digest_size=6).hexdigest()}"
     if not folder.is_dir():
@@ -100,9 +115,9 @@ class Background:
             run = next(runs)
             begin, end = int(self._sentences[run.start]), int(self._sentences[run.stop])
             end = min(end, begin + num_tokens - filled)
-            tokens[filled:filled + end - begin] = self._tokens[begin:end]
+            tokens[filled : filled + end - begin] = self._tokens[begin:end]
             sentences = self._sentences[run]
-            starts.append(sentences[:np.searchsorted(sentences, end)] + (filled - begin))
+            starts.append(sentences[: np.searchsorted(sentences, end)] + (filled - begin))
             filled += end - begin
         return tokens, np.concatenate(starts)
 
@@ -110,10 +125,12 @@ class Background:
         """Yield slices of sentences without end: the rest of a document, the others, then all of them over and over."""
         num_documents = self.num_documents(split)
         if not num_documents:
-            raise ValueError(f"split {split!r} of background {self.meta['source']!r} is empty: its source has no such "
-                             "split, or too few documents to share out (three are needed)")
-        first = sum(self.num_documents(earlier) for earlier in SPLITS[:SPLITS.index(split)])
-        bounds = self._documents[first:first + num_documents + 1]
+            raise ValueError(
+                f"split {split!r} of background {self.meta['source']!r} is empty: its source has no such "
+                "split, or too few documents to share out (three are needed)"
+            )
+        first = sum(self.num_documents(earlier) for earlier in SPLITS[: SPLITS.index(split)])
+        bounds = self._documents[first : first + num_documents + 1]
         sentence = int(rng.integers(bounds[0], bounds[-1]))
         document = int(np.searchsorted(bounds, sentence, side="right")) - 1
         yield slice(sentence, bounds[document + 1])
@@ -133,14 +150,17 @@ class Background:
         expected = [sum(self._counts(split)[name] for split in SPLITS) for name in names]
         found = [len(self._tokens), len(self._sentences) - 1, len(self._documents) - 1]
         if found != expected:
-            raise ValueError(f"damaged token store (tokens, sentences, documents: {found}, but meta.json says "
-                             f"{expected}): delete {self.folder} to have it built again")
+            raise ValueError(
+                f"damaged token store (tokens, sentences, documents: {found}, but meta.json says "
+                f"{expected}): delete {self.folder} to have it built again"
+            )
 
 
 @contextmanager
 def _lock(folder):
     """Hold the lock of a store: one process builds it, and a cache that cannot be written is found before any work."""
     from filelock import FileLock
+
     lock = FileLock(f"{folder}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

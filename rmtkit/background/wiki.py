@@ -4,6 +4,7 @@
 CC BY-SA 3.0 and GFDL and is read where pip put it. Markup is stripped with regular expressions, innermost first: that
 needs no parser, and gensim itself (with scipy) is never imported.
 """
+
 import bz2
 import html
 import re
@@ -19,7 +20,8 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _EMPTY_ELEMENT = re.compile(r"<(?:ref|references|section)\b[^<>]*/>", re.IGNORECASE)
 _ELEMENT = re.compile(
     r"<(ref|math|gallery|timeline|score|source|syntaxhighlight|pre|table|imagemap)\b[^<>]*>.*?</\1\s*>",
-    re.DOTALL | re.IGNORECASE)
+    re.DOTALL | re.IGNORECASE,
+)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _LINK = re.compile(r"\[\[((?:(?!\[\[|\]\]).)*)\]\]")
 _URL_LINK = re.compile(r"\[(?:https?:|ftp:)?//[^\s\]]*\s*([^\[\]]*)\]")
@@ -32,8 +34,19 @@ _WORD_TEMPLATES = {"nowrap", "nihongo", "sc", "linktext"}
 _RANGE_WORDS = {"to", "-", "–", "and", "by", "x", "or"}
 
 _HEADING = re.compile(r"^\s*(={2,6})\s*(.*?)\s*\1\s*$")
-_LAST_SECTIONS = {"see also", "references", "external links", "notes", "further reading", "bibliography", "footnotes",
-                  "sources", "citations", "notes and references", "references and notes"}
+_LAST_SECTIONS = {
+    "see also",
+    "references",
+    "external links",
+    "notes",
+    "further reading",
+    "bibliography",
+    "footnotes",
+    "sources",
+    "citations",
+    "notes and references",
+    "references and notes",
+}
 _EMPTY_BRACKETS = re.compile(r"\s*[(\[][\s,;:–-]*[)\]]")
 _BRACKET_REST = re.compile(r"\((?:\s*[,;:]\s*|\s+)")
 _SPACE_BEFORE_MARK = re.compile(r"\s+([,.;:)](?:\s|$))")
@@ -66,8 +79,10 @@ def find_wiki_file() -> Path:
     for folder in folders:
         if (folder / WIKI_FILE).is_file():
             return folder / WIKI_FILE
-    raise ValueError(f"background 'wiki' reads {WIKI_FILE} of the installed gensim package, which is not there: "
-                     "pip install 'gensim>=4.3', or choose another background")
+    raise ValueError(
+        f"background 'wiki' reads {WIKI_FILE} of the installed gensim package, which is not there: "
+        "pip install 'gensim>=4.3', or choose another background"
+    )
 
 
 def strip_markup(markup: str) -> str:
@@ -103,7 +118,7 @@ def _show_template(match):
     if name == "'s":
         return "'s"
     if name in ("convert", "cvt"):
-        return " ".join(arguments[:4 if len(arguments) > 3 and arguments[1] in _RANGE_WORDS else 2])
+        return " ".join(arguments[: 4 if len(arguments) > 3 and arguments[1] in _RANGE_WORDS else 2])
     if name in _WORD_TEMPLATES or name.startswith("lang-"):
         return arguments[0] if arguments else ""
     if name in ("lang", "transl"):
