@@ -148,6 +148,12 @@ def test_evaluate_describes_every_sample(builder, model, tokenizer):
     assert not rows["fact_depth"].map(math.isnan).any()
 
 
+def test_evaluate_takes_the_depth_of_the_earliest_supporting_fact(make_builder, model, tokenizer):
+    sample = make_builder(task="qa2").sample("test", 0, 120)
+    assert sample.supporting_depths[0] != sample.supporting_depths[1]
+    assert evaluate(model, [sample], tokenizer)["fact_depth"].tolist() == [min(sample.supporting_depths)]
+
+
 def test_evaluate_scores_right_and_wrong_answers(builder, tokenizer):
     samples = take(builder, [100] * 3)
     texts = [f" {samples[0].question.answer}", " nowhere", f" {samples[2].question.answer} and on"]
