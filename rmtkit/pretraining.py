@@ -2,7 +2,8 @@
 
 A tokenizer of 2,048 byte-level BPE entries and a decoder of four Qwen3-style layers (QK-norm, RoPE), taught to answer
 bAbI questions: first from the facts alone, more and more of them, then from facts in background text.
-Every step is an ordinary run of `rmtkit.training` with one segment and no memory. It has never seen a memory token.
+Every step is an ordinary run of `rmtkit.training` with one segment and no memory. The committed reference backbone was
+made by a scratch script with the same decoder; this chain is still short of it (0.94 against 0.995 in one segment).
 
 What did not work, with numbers: outputs/reference/LOG.md.
 """
@@ -25,22 +26,22 @@ from rmtkit.training import train
 VOCAB_SIZE = 2048
 NUM_STORIES = 20_000  # problems that the tokenizer is trained on, beside the train split of the background
 END = "<|endoftext|>"
-STORIES = {"background": "none", "schedule": "constant_with_warmup"}
-TEXT = {"background": "wiki", "num_questions_between": 0, "num_extra_questions": 3, "segment_size": 160}
+STORIES = {"background": "none", "segment_size": 256}  # facts alone
+TEXT = {"background": "wiki"}
+LAST = {"num_questions_between": 0, "matrix_learning_rate": 0.01, "batch_size": 32, "schedule": "warmup_stable_decay"}
 CURRICULUM: tuple[dict, ...] = (
     {**STORIES, "max_n_facts": 2, "steps": 400},
     {**STORIES, "max_n_facts": 4, "steps": 300},
     {**STORIES, "max_n_facts": 6, "steps": 200},
-    {**STORIES, "steps": 200, "schedule": "warmup_stable_decay"},
-    {**TEXT, "segment_size": 112, "steps": 150, "schedule": "constant_with_warmup"},
-    {**TEXT, "steps": 450, "batch_size": 32},
+    {**STORIES, "steps": 300},
+    {**TEXT, "segment_size": 128, "steps": 200},
+    {**TEXT, "segment_size": 160, "steps": 200},
+    {**TEXT, "segment_size": 160, "steps": 300, **LAST},
 )
 SHARED = {
-    "segments": 1, "num_memory_tokens": 8, "segment_size": 256, "answer_size": 32, "num_extra_questions": 2,
-    "num_questions_between": 2, "batch_size": 64, "micro_batch_size": 32, "matrix_learning_rate": 0.02,
-    "learning_rate": 3e-4,
-    "memory_learning_rate": 3e-4, "vary_segments": 0,
-    "promote_at": 0.99, "eval_steps": 50, "precision": "float32", "patience": 100,
+    "segments": 1, "num_memory_tokens": 0, "answer_size": 32, "num_extra_questions": 3, "num_questions_between": 2,
+    "batch_size": 64, "micro_batch_size": 32, "matrix_learning_rate": 0.02, "learning_rate": 3e-4, "vary_segments": 0,
+    "schedule": "linear", "promote_at": 0.995, "eval_steps": 25, "patience": 100,
 }  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def pretrain(config: Config, folder: Path, callbacks=()) -> Path:
         run_dir = folder / f"step-{number}"
         experiment = prepare(resolve({**given, **step, "backbone": str(backbone), "run_dir": str(run_dir)}))
         model = train(experiment, callbacks)
-        backbone = experiment.run.model_path  # with its memory tokens, which serve as registers until the last step
+        backbone = experiment.run.model_path
         steps.append({**step, "validation": experiment.run.metrics()[-1]})
     model.backbone.save_pretrained(final)
     tokenizer.save_pretrained(final)
