@@ -217,7 +217,12 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
             )
     silence_transformers()
     model = RMTForCausalLM.from_pretrained(folder).eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(folder)
+    return model.to(default_device()), AutoTokenizer.from_pretrained(folder)
+
+
+def default_device() -> torch.device:
+    """Return the first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def evaluation_folder(config: Config) -> Path:

@@ -25,7 +25,14 @@ from transformers.integrations import TensorBoardCallback
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.config import Config
 from rmtkit.evaluation import evaluate, wilson_interval
-from rmtkit.experiment import Experiment, build_model, prompt_size, resolve_precision, silence_transformers
+from rmtkit.experiment import (
+    Experiment,
+    build_model,
+    default_device,
+    prompt_size,
+    resolve_precision,
+    silence_transformers,
+)
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.runs import read_json, write_json
@@ -147,6 +154,12 @@ class PromotionCallback(TrainerCallback):
     def __init__(self, promote_at: float):
         self.promote_at = promote_at
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Stop at once if the stage had been promoted when it was killed."""
+        if state.best_metric is not None and state.best_metric >= self.promote_at:
+            control.should_training_stop = True
+        return control
+
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         """Ask the Trainer to stop."""
         if metrics["eval_exact_match"] >= self.promote_at:
@@ -216,7 +229,7 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callb
         experiment,
         stage,
         model=model,
-        args=training_arguments(config, stage, model.device),
+        args=training_arguments(config, stage, default_device()),
         train_dataset=StageDataset(experiment.builder, config, stage),
         eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
         data_collator=lambda samples: collate(samples, pad),
@@ -261,10 +274,10 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         max_grad_norm=config.max_grad_norm,
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
-        use_cpu=device.type == "cpu" and not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
         seed=config.seed,
         dataloader_num_workers=config.num_workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         logging_steps=max(1, steps // 5),
         eval_strategy="steps",

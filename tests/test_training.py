@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,19 @@ def test_promotion_ends_a_stage_early(small, tmp_path):
     experiment = make_experiment(small, tmp_path, promote_at=0.0, steps="8", eval_steps=2)
     train(experiment)
     assert [row["step"] for row in experiment.run.metrics()] == [2, 2]
+
+
+def test_stage_promoted_before_a_kill_stays_promoted(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, segments="2", promote_at=0.0, steps="8", eval_steps=2)
+    (stage,) = stages(experiment)
+    train(experiment)
+    before = load_file(stage.best / "model.safetensors")
+    for folder in (stage.best, experiment.run.model_path):  # as if killed after the last checkpoint
+        shutil.rmtree(folder)
+    train(experiment)
+    after = load_file(stage.best / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [row["step"] for row in experiment.run.metrics()] == [2]
 
 
 def test_optimizer_gives_matrices_to_muon_and_every_weight_to_one_part(small, tmp_path):
