@@ -50,7 +50,7 @@ class Config:
     # training
     segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
     steps: tuple[int, ...] = (150, 400, 900)  # updates per stage at most; one number serves all stages
-    vary_segments: float = 0.5  # share of batches whose number of segments is uniform in 1..stage's
+    vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     batch_size: int = 32  # samples per update
     micro_batch_size: int = 32  # samples in memory at once
     optimizer: str = "muon"  # muon (matrices; AdamW for the rest), adamw
@@ -225,6 +225,10 @@ def check(config: Config) -> Config:
     if len(config.steps) not in (1, len(config.segments)):
         stages = len(config.segments)
         raise ConfigError(f"steps has {len(config.steps)} numbers for {stages} stages; one each, or one for all")
+    if config.warmup_share + config.decay_share > 1:
+        raise ConfigError(
+            f"warmup_share {config.warmup_share} and decay_share {config.decay_share} exceed 1; take smaller ones"
+        )
     if config.batch_size % config.micro_batch_size:
         micro = config.micro_batch_size
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {micro}")

@@ -66,9 +66,9 @@ class StageDataset(Dataset):
         return self.stage.max_steps * self.config.batch_size
 
     def num_segments(self, index: int) -> int:
-        """Return the segments of a sample: the stage's, or for `vary_segments` of the batches uniform in 1..stage's.
+        """Return the segments of a sample: the stage's, or for `vary_segments` of the batches fewer.
 
-        The paper draws per sample and pads (facts G1.2); one number per batch wastes nothing.
+        Fewer: uniform from the first stage on. The paper draws per sample and pads; one number a batch wastes nothing.
         """
         batch = index // self.config.batch_size
         rng = np.random.default_rng([self.config.seed, self.stage.index, batch])
@@ -170,9 +170,10 @@ class PromotionCallback(TrainerCallback):
 def make_optimizer(model: RMTForCausalLM, config: Config) -> torch.optim.Optimizer:
     """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    embeddings.add(id(model.get_output_embeddings().weight))
     is_matrix = {id(p) for p in trainable if p.ndim == 2 and id(p) not in embeddings and p is not model.memory}
-    memory_rate = config.memory_learning_rate or config.learning_rate
+    memory_rate = config.learning_rate if config.memory_learning_rate is None else config.memory_learning_rate
     others = [
         {"params": [p for p in trainable if id(p) not in is_matrix and p is not model.memory]},
         {"params": [p for p in trainable if p is model.memory], "lr": memory_rate},

@@ -45,7 +45,7 @@ def generate_problem(
 
     Args:   num_extra_questions: at most so many different questions more of the task's kind that the same facts answer,
             in random order. num_questions_between: at most so many at each point of the story where a question would
-            be asked, the last included. Neither changes the facts or the first question.
+            be asked, the last included; a question may come up again. Neither changes the facts or the first question.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that has no generator, or if nothing wanted comes up in MAX_DRAWS draws.
     Trap:   in qa5 a first question "What did Fred give to Jeff?" may mean an older gift, as in the official files
