@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from transformers import AutoConfig
 
-from rmtkit.babi import RECORDED_TASKS, TASKS, GeneratedProblems, RecordedProblems
+from rmtkit.babi import TASKS, GeneratedProblems, RecordedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
 from rmtkit.config import PROJECT, Config, ConfigError
@@ -58,7 +58,6 @@ def open_problems(config: Config) -> GeneratedProblems | RecordedProblems:
                 "give babi_path: a folder or zip of the real data, or 'hub'"
             )
         return GeneratedProblems(config.task, seed=config.seed, max_n_facts=config.max_n_facts)
-    assert config.task in RECORDED_TASKS
     problems = RecordedProblems(config.babi_path, config.task, seed=config.seed, max_n_facts=config.max_n_facts)
     for split in ("train", "test"):
         problems.num_problems(split)  # reads and checks the file
