@@ -101,7 +101,8 @@ class BabilongBuilder:
         self._fitting: dict[tuple[str, int | None], np.ndarray] = {}
 
     def sample(self, split: str, index: int, num_tokens: int | None = None, *, num_extra_questions: int = 0,
-               num_questions_between: int = 0) -> Sample:  # fmt: skip
+               num_questions_between: int = 0, max_n_facts: int | None = None,
+               background_share: float = 1.0) -> Sample:  # fmt: skip
         """Build the sample with this index.
 
         Args:    split: train, validation or test;  index: from 0;  num_tokens: exact length of the prompt in tokens
@@ -109,6 +110,8 @@ class BabilongBuilder:
                  num_extra_questions: further questions about the same facts after the first answer;
                  num_questions_between: questions asked and answered on the way, at each point where the story has one,
                  if there is room. Both are dense supervision for training.
+                 max_n_facts: a limit below that of `problems`, for generated problems;  background_share: of the
+                 background that `num_tokens` has room for; below 1 the prompt is shorter. Both make easy samples.
         Raises:  ValueError if facts and question do not fit `num_tokens`.
         """
         _check_choice("split", split, SPLITS)
@@ -116,7 +119,10 @@ class BabilongBuilder:
             num_tokens = None
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         asked = {"num_extra_questions": num_extra_questions, "num_questions_between": num_questions_between}
-        problem = self._fitting_problem(split, index, num_tokens, asked)
+        problem = self._fitting_problem(split, index, num_tokens, max_n_facts, asked)
+        if num_tokens is not None and background_share < 1:
+            num_fixed = self.num_fixed_tokens(problem)
+            num_tokens = num_fixed + int(background_share * (num_tokens - num_fixed))
         head, tail = self._question_ends(problem.questions[0].text)
         room = None if num_tokens is None else num_tokens - self.num_fixed_tokens(problem)
         told, answer_sizes = self._told(problem, room)
@@ -143,7 +149,7 @@ class BabilongBuilder:
 
     # ------------------------------------------------------------------ which problem
 
-    def _fitting_problem(self, split, index, num_tokens, asked) -> Problem:
+    def _fitting_problem(self, split, index, num_tokens, max_n_facts, asked) -> Problem:
         """Return the problem of this index; one that does not fit is drawn anew (generated) or left out (recorded)."""
         draw = self.problems.problem
         if self.problems.num_problems(split) is not None:
@@ -153,6 +159,8 @@ class BabilongBuilder:
             return draw(split, int(fitting[index % len(fitting)]))
         for attempt in range(MAX_DRAWS):
             problem = draw(split, index + (attempt << 40), **asked)
+            if max_n_facts is not None and len(problem.facts) > max_n_facts:
+                continue
             if num_tokens is None or self.num_fixed_tokens(problem) <= num_tokens:
                 return problem
         raise ValueError(self._too_long(f"none of {MAX_DRAWS} generated problems fits", num_tokens))

@@ -49,8 +49,10 @@ class Config:
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
     segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
-    steps: tuple[int, ...] = (150, 400, 900)  # updates per stage at most; one number serves all stages
+    steps: tuple[int, ...] = (150, 400, 500)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
+    growth: str = "none"  # what training samples begin without in a stage: facts (but two), background; or none
+    growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
     batch_size: int = 32  # samples per update
     micro_batch_size: int = 32  # samples in memory at once
     optimizer: str = "muon"  # muon (matrices; AdamW for the rest), adamw
@@ -65,9 +67,9 @@ class Config:
     max_grad_norm: float = 1.0
     # validation, on the validation split
     eval_steps: int = 50  # updates between validations, and between checkpoints
-    validation_samples: int = 200
-    promote_at: float = 1.0  # accuracy at which a stage ends early
-    patience: int = 10  # validations without a better accuracy before a stage ends
+    validation_samples: int = 500
+    promote_at: float = 1.0  # accuracy at which the next stage begins
+    patience: int = 20  # validations without a better accuracy before a stage ends
     # test, after training
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
@@ -108,6 +110,7 @@ CHOICES = {
     "background": ("wiki", "pg19", "wikitext", "local", "none"),
     "layout": ("spaced", "authors"),
     "question_position": ("last", "first", "both"),
+    "growth": ("none", "facts", "background"),
     "optimizer": ("muon", "adamw"),
     "schedule": ("warmup_stable_decay", "linear", "cosine", "constant_with_warmup"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
@@ -116,8 +119,8 @@ AT_LEAST = {
     "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
     "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
-    "vary_segments": 0, "batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "matrix_learning_rate": 0,
-    "memory_learning_rate": 0,
+    "vary_segments": 0, "growth_loss": 0, "batch_size": 1, "micro_batch_size": 1,
+    "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
     "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0, "eval_steps": 1,
     "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1, "test_samples": 1,
     "test_batch_size": 1, "num_workers": 0,

@@ -26,22 +26,15 @@ from rmtkit.training import train
 VOCAB_SIZE = 2048
 NUM_STORIES = 20_000  # problems that the tokenizer is trained on, beside the train split of the background
 END = "<|endoftext|>"
-STORIES = {"background": "none", "segment_size": 256}  # facts alone
-TEXT = {"background": "wiki"}
-LAST = {"num_questions_between": 0, "matrix_learning_rate": 0.01, "batch_size": 32, "schedule": "warmup_stable_decay"}
 CURRICULUM: tuple[dict, ...] = (
-    {**STORIES, "max_n_facts": 2, "steps": 400},
-    {**STORIES, "max_n_facts": 4, "steps": 300},
-    {**STORIES, "max_n_facts": 6, "steps": 200},
-    {**STORIES, "steps": 300},
-    {**TEXT, "segment_size": 128, "steps": 200},
-    {**TEXT, "segment_size": 160, "steps": 200},
-    {**TEXT, "segment_size": 160, "steps": 300, **LAST},
-)
+    {"background": "none", "segment_size": 256, "growth": "facts", "num_extra_questions": 2, "num_questions_between": 2,
+     "batch_size": 64, "micro_batch_size": 64, "steps": 700},
+    {"background": "wiki", "segment_size": 160, "growth": "background", "num_extra_questions": 4,
+     "num_questions_between": 0, "steps": 600},
+)  # fmt: skip
 SHARED = {
-    "segments": 1, "num_memory_tokens": 0, "answer_size": 32, "num_extra_questions": 3, "num_questions_between": 2,
-    "batch_size": 64, "micro_batch_size": 32, "matrix_learning_rate": 0.02, "learning_rate": 3e-4, "vary_segments": 0,
-    "schedule": "linear", "promote_at": 0.995, "eval_steps": 25, "patience": 100,
+    "segments": 1, "num_memory_tokens": 8, "answer_size": 32, "matrix_learning_rate": 0.02, "learning_rate": 3e-4,
+    "memory_learning_rate": 3e-4, "vary_segments": 0, "decay_share": 0.3, "warmup_share": 0.03, "patience": 100,
 }  # fmt: skip
 
 
@@ -91,7 +84,7 @@ def curriculum(config: Config) -> list[dict]:
     steps = [{**SHARED, **step} for step in CURRICULUM]
     if config.preset == "smoke":
         small = {"steps": 2, "batch_size": 4, "micro_batch_size": 4, "eval_steps": 2, "validation_samples": 4}
-        steps = [{**step, **small} for step in steps[:1] + steps[-1:]]
+        steps = [{**step, **small} for step in steps]
     return steps
 
 

@@ -4,7 +4,7 @@ Kuratov et al. 2024 (2402.10790), section 4 and appendix A. The loop is transfor
 the batches of one number of segments, and the metric (exact match on the validation split, greedy answers).
 
 A run that is killed at any moment and started again ends with the weights of one that was not: samples are a function
-of their index, and optimizer, schedule, best accuracy and patience lie in the newest complete checkpoint.
+of their index, and the newest complete checkpoint holds optimizer, schedule and the log that decides what comes next.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ import dataclasses
 import json
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.config import Config
+from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, collate, stages
 from rmtkit.evaluation import evaluate, wilson_interval
 from rmtkit.experiment import (
     Experiment,
@@ -36,75 +34,6 @@ from rmtkit.experiment import (
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.runs import read_json, write_json
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the curriculum."""
-
-    index: int
-    num_segments: int
-    max_steps: int
-    folder: Path
-
-    @property
-    def best(self) -> Path:
-        """The stage's best model; its presence means that the stage is over."""
-        return self.folder / "best"
-
-
-class StageDataset(Dataset):
-    """Training samples of one stage; all samples of a batch have the same number of segments."""
-
-    def __init__(self, builder: BabilongBuilder, config: Config, stage: Stage):
-        self.builder = builder
-        self.config = config
-        self.stage = stage
-        self.first_index = stage.index << 32  # no stage repeats another's samples
-
-    def __len__(self) -> int:
-        return self.stage.max_steps * self.config.batch_size
-
-    def num_segments(self, index: int) -> int:
-        """Return the segments of a sample: the stage's, or for `vary_segments` of the batches fewer.
-
-        Fewer: uniform from the first stage on. The paper draws per sample and pads; one number a batch wastes nothing.
-        """
-        batch = index // self.config.batch_size
-        rng = np.random.default_rng([self.config.seed, self.stage.index, batch])
-        if rng.random() >= self.config.vary_segments:
-            return self.stage.num_segments
-        shortest = self.config.segments[0]
-        return int(rng.integers(shortest, self.stage.num_segments + 1))
-
-    def __getitem__(self, index: int) -> Sample:
-        size = prompt_size(self.config, self.num_segments(index))
-        return self.builder.sample(
-            "train",
-            self.first_index + index,
-            size,
-            num_extra_questions=self.config.num_extra_questions,
-            num_questions_between=self.config.num_questions_between,
-        )
-
-
-def collate(samples: list[Sample], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Make a batch: input_ids (b, t) and labels (b, t), -100 but at the answers.
-
-    Padding is on the right and needs no mask: under a causal mask nothing that is scored can see it.
-    """
-    longest = max(len(sample.prompt) + len(sample.continuation) for sample in samples)
-    input_ids = torch.full((len(samples), longest), pad_token_id)
-    labels = torch.full((len(samples), longest), -100)
-    for row, sample in enumerate(samples):
-        start, end = len(sample.prompt), len(sample.prompt) + len(sample.continuation)
-        continuation = torch.from_numpy(sample.continuation.astype(np.int64))
-        input_ids[row, :start] = torch.from_numpy(sample.prompt.astype(np.int64))
-        input_ids[row, start:end] = continuation
-        labels[row, start:end] = continuation.masked_fill(torch.from_numpy(~sample.is_answer), -100)
-        for first, last in sample.earlier_answers:
-            labels[row, first:last] = input_ids[row, first:last]
-    return {"input_ids": input_ids, "labels": labels}
 
 
 class StageTrainer(Trainer):
@@ -148,25 +77,6 @@ class StageTrainer(Trainer):
         return metrics
 
 
-class PromotionCallback(TrainerCallback):
-    """End a stage when its validation accuracy reaches `promote_at`."""
-
-    def __init__(self, promote_at: float):
-        self.promote_at = promote_at
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Stop at once if the stage had been promoted when it was killed."""
-        if state.best_metric is not None and state.best_metric >= self.promote_at:
-            control.should_training_stop = True
-        return control
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        """Ask the Trainer to stop."""
-        if metrics["eval_exact_match"] >= self.promote_at:
-            control.should_training_stop = True
-        return control
-
-
 def make_optimizer(model: RMTForCausalLM, config: Config) -> torch.optim.Optimizer:
     """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -205,16 +115,6 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -
     return model
 
 
-def stages(experiment: Experiment) -> list[Stage]:
-    """Return the curriculum of a configuration."""
-    config, folder = experiment.config, experiment.run.folder / "checkpoints"
-    steps = config.steps if len(config.steps) > 1 else config.steps * len(config.segments)
-    return [
-        Stage(index, num_segments, steps[index], folder / f"stage-{index}-of-{num_segments}-segments")
-        for index, num_segments in enumerate(config.segments)
-    ]
-
-
 def _starting_model(experiment: Experiment, stage: Stage) -> RMTForCausalLM:
     if stage.index == 0:
         return build_model(experiment.config)
@@ -226,17 +126,18 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callb
     config, started = experiment.config, time.perf_counter()
     pad = experiment.tokenizer.eos_token_id
     size = prompt_size(config, stage.num_segments)
+    dataset = StageDataset(experiment.builder, config, stage)
     trainer = StageTrainer(
         experiment,
         stage,
         model=model,
         args=training_arguments(config, stage, default_device()),
-        train_dataset=StageDataset(experiment.builder, config, stage),
+        train_dataset=dataset,
         eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
         data_collator=lambda samples: collate(samples, pad),
         callbacks=[
-            PromotionCallback(config.promote_at),
-            EarlyStoppingCallback(config.patience),
+            StageEndCallback(None if stage.is_last else config.promote_at, config.patience),
+            GrowthCallback(dataset),
             TensorBoardCallback(_summary_writer(experiment.run.folder / "tensorboard" / stage.folder.name)),
             *callbacks,
         ],

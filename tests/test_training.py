@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState
 
 from rmtkit.config import resolve
+from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, collate, stages
 from rmtkit.experiment import prepare, prompt_size
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run
-from rmtkit.training import Stage, StageDataset, collate, make_optimizer, newest_complete_checkpoint, stages, train
+from rmtkit.training import make_optimizer, newest_complete_checkpoint, train
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +97,62 @@ def test_finished_run_is_not_trained_again(small, tmp_path):
     assert len(experiment.run.metrics()) == before
 
 
-def test_promotion_ends_a_stage_early(small, tmp_path):
-    experiment = make_experiment(small, tmp_path, promote_at=0.0, steps="8", eval_steps=2)
+def test_promotion_ends_every_stage_but_the_last_early(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, promote_at=0.0, steps="6", eval_steps=2)
     train(experiment)
-    assert [row["step"] for row in experiment.run.metrics()] == [2, 2]
+    assert [(row["stage"], row["step"]) for row in experiment.run.metrics()] == [(0, 2), (1, 2), (1, 4), (1, 6)]
 
 
 def test_stage_promoted_before_a_kill_stays_promoted(small, tmp_path):
-    experiment = make_experiment(small, tmp_path, segments="2", promote_at=0.0, steps="8", eval_steps=2)
-    (stage,) = stages(experiment)
+    experiment = make_experiment(small, tmp_path, promote_at=0.0, steps="4", eval_steps=2)
+    first, second = stages(experiment)
     train(experiment)
-    before = load_file(stage.best / "model.safetensors")
-    for folder in (stage.best, experiment.run.model_path):  # as if killed after the last checkpoint
+    before = load_file(first.best / "model.safetensors")
+    for folder in (first.best, second.folder, experiment.run.model_path):  # as if killed after its last checkpoint
         shutil.rmtree(folder)
     train(experiment)
-    after = load_file(stage.best / "model.safetensors")
+    after = load_file(first.best / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert [row["step"] for row in experiment.run.metrics()] == [2]
+    assert [row["step"] for row in experiment.run.metrics() if row["stage"] == 0] == [2]
+
+
+@pytest.mark.parametrize(
+    ("promote_at", "patience", "stops"), [(None, 3, 6), (0.9, 3, 2), (0.95, 3, 6), (None, 9, None)]
+)
+def test_stage_ends_when_learned_or_stuck(promote_at, patience, stops):
+    callback, state = StageEndCallback(promote_at, patience), TrainerState(log_history=[])
+    for step, accuracy in enumerate([0.5, 0.9, 0.94, 0.94, 0.9, 0.94], start=1):
+        state.log_history += [{"step": step, "loss": 0.1}, {"step": step, "eval_exact_match": accuracy}]
+        for method in (callback.on_train_begin, callback.on_evaluate):  # resumed, or not killed
+            assert method(None, state, TrainerControl()).should_training_stop == (stops is not None and step >= stops)
+
+
+def facts_and_background(samples):
+    """The most facts in a sample, and the tokens that are no fact and no question."""
+    facts = max(len(sample.problem.facts) for sample in samples)
+    spans = [(sample.fact_spans[:, 1] - sample.fact_spans[:, 0]).sum() for sample in samples]
+    return facts, sum(len(sample.prompt) for sample in samples) - sum(spans)
+
+
+@pytest.mark.parametrize("growth", ["facts", "background"])
+def test_samples_grow_with_every_level(small, tmp_path, growth):
+    experiment = make_experiment(small, tmp_path, growth=growth, batch_size=16, micro_batch_size=16, segments="8")
+    dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[0])
+    dataset.grown_at = [1, 2, 2]
+    batches = [[dataset[i] for i in range(start, start + 16)] for start in (0, 16, 32)]
+    facts, background = zip(*map(facts_and_background, batches), strict=True)
+    if growth == "facts":
+        assert facts == (2, 4, 8)
+    else:
+        assert background[0] < background[1] < background[2] and max(facts) == 10
+
+
+def test_samples_grow_where_the_log_says_solved(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, growth="facts", growth_loss=0.5)
+    dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[0])
+    state = TrainerState(log_history=[{"step": 3, "loss": 0.6}, {"step": 6, "loss": 0.4}, {"step": 6, "eval_loss": 0}])
+    GrowthCallback(dataset).on_log(None, state, None)
+    assert dataset.grown_at == [6 + GrowthCallback.AHEAD]
 
 
 def test_optimizer_gives_matrices_to_muon_and_every_weight_to_one_part(small, tmp_path):
@@ -171,6 +212,7 @@ def test_newest_complete_checkpoint_skips_one_cut_off(tmp_path):
 TRAIN = """
 import sys, torch
 from rmtkit.config import resolve
+from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, collate, stages
 from rmtkit.experiment import prepare
 from rmtkit.training import train
 torch.set_num_threads(1)
@@ -184,7 +226,8 @@ def start_training(parameters: dict) -> subprocess.Popen:
 
 
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(small, tmp_path):
-    parameters = {**small, "segments": "2,3", "steps": "6", "eval_steps": "2", "promote_at": "1.0"}
+    parameters = {**small, "segments": "2,3", "steps": "8", "eval_steps": "2", "promote_at": "1.0"}
+    parameters |= {"growth": "background", "growth_loss": "100"}  # grows with every log
     whole, broken = ({**parameters, "outputs_dir": str(tmp_path / name)} for name in ("whole", "broken"))
     assert start_training(whole).wait(timeout=120) == 0
     run = open_run(resolve(broken))
@@ -202,5 +245,5 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(small, tmp_pat
 
 
 def test_stage_is_over_when_its_best_model_is_there(tmp_path):
-    stage = Stage(0, 1, 10, tmp_path)
+    stage = Stage(0, 1, 10, tmp_path, is_last=True)
     assert stage.best == Path(tmp_path) / "best"

@@ -1,0 +1,164 @@
+"""The curriculum: stages of more and more segments, what their batches hold, and when they end.
+
+Kuratov et al. 2024 (2402.10790), section 4 and appendix A. Batches of one number of segments, questions on the way and
+samples that grow inside of a stage are ours (outputs/reference/LOG.md).
+
+Axis letters: b batch, t tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from rmtkit.babilong import BabilongBuilder, Sample
+from rmtkit.config import Config
+from rmtkit.experiment import Experiment, prompt_size
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the curriculum."""
+
+    index: int
+    num_segments: int
+    max_steps: int
+    folder: Path
+    is_last: bool  # nothing to be promoted to: it runs to its end, and its learning rate decays
+
+    @property
+    def best(self) -> Path:
+        """The stage's best model; its presence means that the stage is over."""
+        return self.folder / "best"
+
+
+def stages(experiment: Experiment) -> list[Stage]:
+    """Return the curriculum of a configuration."""
+    config, folder = experiment.config, experiment.run.folder / "checkpoints"
+    steps = config.steps if len(config.steps) > 1 else config.steps * len(config.segments)
+    return [
+        Stage(
+            index,
+            num_segments,
+            steps[index],
+            folder / f"stage-{index}-of-{num_segments}-segments",
+            is_last=index + 1 == len(steps),
+        )
+        for index, num_segments in enumerate(config.segments)
+    ]
+
+
+class StageDataset(Dataset):
+    """Training samples of one stage; all samples of a batch have the same number of segments."""
+
+    def __init__(self, builder: BabilongBuilder, config: Config, stage: Stage):
+        self.builder = builder
+        self.config = config
+        self.stage = stage
+        self.first_index = stage.index << 32  # no stage repeats another's samples
+        self.grown_at: list[int] = []  # batches from which on samples are harder; see GrowthCallback
+
+    def __len__(self) -> int:
+        return self.stage.max_steps * self.config.batch_size
+
+    def num_segments(self, index: int) -> int:
+        """Return the segments of a sample: the stage's, or for `vary_segments` of the batches fewer.
+
+        Fewer: uniform from the first stage on. The paper draws per sample and pads; one number a batch wastes nothing.
+        """
+        batch = index // self.config.batch_size
+        rng = np.random.default_rng([self.config.seed, self.stage.index, batch])
+        if rng.random() >= self.config.vary_segments:
+            return self.stage.num_segments
+        shortest = self.config.segments[0]
+        return int(rng.integers(shortest, self.stage.num_segments + 1))
+
+    def __getitem__(self, index: int) -> Sample:
+        size = prompt_size(self.config, self.num_segments(index))
+        return self.builder.sample(
+            "train",
+            self.first_index + index,
+            size,
+            num_extra_questions=self.config.num_extra_questions,
+            num_questions_between=self.config.num_questions_between,
+            **self._growth(sum(index // self.config.batch_size >= batch for batch in self.grown_at)),
+        )
+
+    def _growth(self, level: int) -> dict:
+        """Return how easy the samples of a level are: two facts more a level, or a tenth of the background."""
+        if self.config.growth == "facts":
+            return {"max_n_facts": 2 * (level + 1)}
+        if self.config.growth == "background":
+            return {"background_share": min(1.0, level / 10)}
+        return {}
+
+
+def collate(samples: list[Sample], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Make a batch: input_ids (b, t) and labels (b, t), -100 but at the answers.
+
+    Padding is on the right and needs no mask: under a causal mask nothing that is scored can see it.
+    """
+    longest = max(len(sample.prompt) + len(sample.continuation) for sample in samples)
+    input_ids = torch.full((len(samples), longest), pad_token_id)
+    labels = torch.full((len(samples), longest), -100)
+    for row, sample in enumerate(samples):
+        start, end = len(sample.prompt), len(sample.prompt) + len(sample.continuation)
+        continuation = torch.from_numpy(sample.continuation.astype(np.int64))
+        input_ids[row, :start] = torch.from_numpy(sample.prompt.astype(np.int64))
+        input_ids[row, start:end] = continuation
+        labels[row, start:end] = continuation.masked_fill(torch.from_numpy(~sample.is_answer), -100)
+        for first, last in sample.earlier_answers:
+            labels[row, first:last] = input_ids[row, first:last]
+    return {"input_ids": input_ids, "labels": labels}
+
+
+class StageEndCallback(TrainerCallback):
+    """End a stage that is learned or does not get better.
+
+    Decided from the log, which lies in the checkpoint, so that a resumed run stops where one that was not killed does.
+
+    Args: promote_at: validation accuracy that is enough, None: the stage runs on;  patience: validations without a
+          better one that are too many.
+    """
+
+    def __init__(self, promote_at: float | None, patience: int):
+        self.promote_at = promote_at
+        self.patience = patience
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Ask the Trainer to stop; at the beginning, if it had stopped when it was killed."""
+        accuracies = [entry["eval_exact_match"] for entry in state.log_history if "eval_exact_match" in entry]
+        if accuracies:
+            best = max(accuracies)
+            is_learned = self.promote_at is not None and best >= self.promote_at
+            is_stuck = len(accuracies) - 1 - accuracies.index(best) >= self.patience
+            control.should_training_stop |= is_learned or is_stuck
+        return control
+
+    on_evaluate = on_train_begin
+
+
+class GrowthCallback(TrainerCallback):
+    """Make samples harder each time that the training loss since the last log is below `growth_loss`.
+
+    Decided from the log, which lies in the checkpoint, and `AHEAD` batches in advance, since the Trainer asks for
+    samples before it needs them: a resumed run grows where one that was not killed does.
+    """
+
+    AHEAD = 5
+
+    def __init__(self, dataset: StageDataset):
+        self.dataset = dataset
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Grow as far as the log tells."""
+        limit = self.dataset.config.growth_loss
+        solved = [entry["step"] for entry in state.log_history if entry.get("loss", limit) < limit]
+        self.dataset.grown_at = [step + self.AHEAD for step in solved]
+
+    on_log = on_train_begin
