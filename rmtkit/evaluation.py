@@ -1,4 +1,4 @@
-"""Exact-match evaluation at any length, streamed segment by segment; accuracy by group with Wilson intervals.
+"""Evaluation at any length, streamed segment by segment; accuracy by group with Wilson intervals.
 
 Axis letters: b batch, t tokens.
 """
@@ -13,11 +13,9 @@ import pandas as pd
 import torch
 
 from rmtkit.babilong import Sample
+from rmtkit.scoring import check_rule, score
 
 MAX_TOKENS_IN_BATCH = 2**21  # prompts of one batch together, in tokens: they stay in RAM while they are read
-RULES: dict[str, Callable[[str, str], bool]] = {
-    "exact_match": lambda prediction, target: prediction == target,  # the paper's rule (run_finetuning, eval)
-}
 
 
 def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tuple[float, float]:
@@ -50,13 +48,13 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
     itself, and only one segment at a time is on the device.
 
     Args:    model: an `RMTForCausalLM`;  samples: in any order, consumed lazily;  tokenizer: the model's;
-             batch_size: samples side by side at most;  rule: a name in `RULES`;
+             batch_size: samples side by side at most;  rule: a name in `rmtkit.scoring.SCORING_RULES`;
              on_batch: called with the number of prompt tokens read (progress).
     Returns: a row per sample: task, split, index, num_tokens, num_segments, fact_depth (of the earliest supporting
              fact, 0..1), num_facts, target, prediction, is_correct, rule.
+    Trap:    an answer has as many tokens as its target at most, so a longer one counts by what it begins with.
     """
-    if rule not in RULES:
-        raise ValueError(f"scoring rule {rule!r} does not exist; rules: {', '.join(RULES)}")
+    check_rule(rule)
     was_training = model.training
     model.eval()
     rows = []
@@ -111,17 +109,17 @@ def _batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample
 
 
 def _record(model, sample: Sample, prediction: str, rule: str) -> dict:
-    depths = sample.supporting_depths
+    depths, question, task = sample.supporting_depths, sample.question, sample.problem.task
     return {
-        "task": sample.problem.task,
+        "task": task,
         "split": sample.split,
         "index": sample.index,
         "num_tokens": len(sample.prompt),
         "num_segments": -(-len(sample.prompt) // model.config.segment_size),
         "num_facts": len(sample.problem.facts),
         "fact_depth": min(depths) if depths else math.nan,
-        "target": sample.question.answer,
+        "target": question.answer,
         "prediction": prediction,
-        "is_correct": RULES[rule](prediction, sample.question.answer),
+        "is_correct": score(rule, prediction, question=question.text, target=question.answer, task=task),
         "rule": rule,
     }

@@ -17,11 +17,12 @@ ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "runs": {"config", "runs"},
     "background": {"background"},
     "babilong": {"babi", "background"},
+    "scoring": {"babi"},
     "memory": {"memory", "config"},
     "optimization": set(),
 }
-WITHOUT_TORCH = ("babi", "background", "babilong", "config", "runs")
-DATA_SIDE = ("babi", "background", "babilong")
+WITHOUT_TORCH = ("babi", "background", "babilong", "config", "runs", "scoring")
+DATA_SIDE = ("babi", "background", "babilong", "scoring")
 NOT_BELOW = {"explore", "cli", "__main__"}  # nothing else imports them
 
 

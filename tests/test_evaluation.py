@@ -9,7 +9,7 @@ import torch
 
 from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
-from rmtkit.evaluation import RULES, accuracy_table, answer, evaluate, wilson_interval
+from rmtkit.evaluation import accuracy_table, answer, evaluate, wilson_interval
 from rmtkit.memory import RMTForCausalLM
 
 SEGMENT_SIZE = 40
@@ -162,13 +162,12 @@ def test_evaluate_scores_right_and_wrong_answers(builder, tokenizer):
     assert rows["prediction"][0] == samples[0].question.answer
 
 
-@pytest.mark.parametrize(
-    "prediction, is_correct",
-    [("garden", True), ("Garden", False), ("garden.", False), ("the garden", False), ("garden...", False), ("", False),
-     ("gard", False)],
-)  # fmt: skip
-def test_exact_match_is_equality(prediction, is_correct):
-    assert RULES["exact_match"](prediction, "garden") is is_correct
+@pytest.mark.parametrize("rule, is_right", [("exact_match", False), ("babilong_labels", True)])
+def test_evaluate_scores_by_the_rule_named(builder, tokenizer, rule, is_right):
+    samples = take(builder, [100] * 2)
+    model = ScriptedModel(tokenizer, [f" {sample.question.answer}." for sample in samples])
+    rows = evaluate(model, samples, tokenizer, rule=rule)
+    assert rows["is_correct"].tolist() == [is_right] * 2 and set(rows["rule"]) == {rule}
 
 
 @pytest.mark.parametrize("is_training", [True, False])
