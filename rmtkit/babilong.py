@@ -123,13 +123,13 @@ class BabilongBuilder:
         if num_tokens is not None and background_share < 1:
             num_fixed = self.num_fixed_tokens(problem)
             num_tokens = num_fixed + int(background_share * (num_tokens - num_fixed))
-        head, tail = self._question_ends(problem.questions[0].text)
+        head, tail = self._question_ends(problem)
         room = None if num_tokens is None else num_tokens - self.num_fixed_tokens(problem)
         told, answer_sizes = self._told(problem, room)
         context, spans = self._context(told, num_tokens, len(head), len(tail), split, rng)
         spans += len(head)
         beyond = len(head) + len(tail) if self.layout == "authors" else 0
-        continuation, is_answer = self._continuation(problem.questions, self.answer_size - beyond)
+        continuation, is_answer = self._continuation(problem, self.answer_size - beyond)
         return Sample(
             prompt=np.concatenate([head, context, tail]),
             continuation=continuation,
@@ -175,7 +175,7 @@ class BabilongBuilder:
 
     def num_fixed_tokens(self, problem: Problem) -> int:
         """Return the tokens of a prompt that are not background: facts, question, answer mark."""
-        ends = [] if self.layout == "authors" else self._question_ends(problem.questions[0].text)
+        ends = [] if self.layout == "authors" else self._question_ends(problem)
         return sum(len(self._encode(fact)) for fact in problem.facts) + sum(len(end) for end in ends)
 
     def _too_long(self, what: str, num_tokens: int | None) -> str:
@@ -191,16 +191,16 @@ class BabilongBuilder:
             self._pieces[text] = encode_pieces(self.tokenizer, [text], is_joined=self.layout == "spaced")[0]
         return self._pieces[text]
 
-    def _question_ends(self, question: str) -> tuple[np.ndarray, np.ndarray]:
+    def _question_ends(self, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands before and what stands after the context."""
-        asked, mark = self._asked(question), self._answer_mark()
+        asked, mark = self._asked(problem, problem.questions[0]), self._answer_mark()
         head = self._encode("") if self.question_position == "last" else asked
         return head, mark if self.question_position == "first" else np.concatenate([asked, mark])
 
-    def _asked(self, question: str) -> np.ndarray:
+    def _asked(self, problem: Problem, question: Question) -> np.ndarray:
         """Encode a question; the authors keep the file's space before the tab."""
-        is_spaced = self.layout == "authors" and has_space_before_tab(self.problems.task)
-        return self._encode(question + " " * is_spaced)
+        is_spaced = self.layout == "authors" and has_space_before_tab(problem.task)
+        return self._encode(question.text + " " * is_spaced)
 
     def _answer_mark(self) -> np.ndarray:
         """Return what stands before every answer: the authors' mark is the first piece of the word "GEN"."""
@@ -212,14 +212,16 @@ class BabilongBuilder:
         answer = self._encode(question.answer)
         return np.append(answer, self.tokenizer.eos_token_id).astype(answer.dtype)
 
-    def _continuation(self, questions: tuple[Question, ...], room: int) -> tuple[np.ndarray, np.ndarray]:
+    def _continuation(self, problem: Problem, room: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the answer and further questions with theirs, each answer ended by EOS, and the answers' mask.
 
         Args: room: tokens that all of it may take; the first answer stays whatever it takes.
         """
         tokens, is_answer = self._encode(""), np.empty(0, dtype=bool)
-        for number, question in enumerate(questions):
-            asked = np.concatenate([self._asked(question.text), self._answer_mark()]) if number else self._encode("")
+        for number, question in enumerate(problem.questions):
+            asked = self._encode("")
+            if number:
+                asked = np.concatenate([self._asked(problem, question), self._answer_mark()])
             answer = self._answer(question)
             if number and len(tokens) + len(asked) + len(answer) > room:
                 break
@@ -240,7 +242,7 @@ class BabilongBuilder:
             answer_sizes.append(0)
             for question in (q for q in problem.earlier if q.num_facts == number):
                 answer = self._answer(question)
-                piece = np.concatenate([self._asked(question.text), self._answer_mark(), answer])
+                piece = np.concatenate([self._asked(problem, question), self._answer_mark(), answer])
                 if room is None or len(piece) <= room:
                     pieces.append(piece)
                     answer_sizes.append(len(answer))

@@ -24,11 +24,17 @@ class Config:
     """One experiment. The defaults are those of the preset `tiny`: offline, two CPU cores, minutes."""
 
     preset: str = "tiny"
-    task: str = "qa1"  # bAbI task
+    task: str = "qa1"  # bAbI task; several, such as qa1,qa2, or all: a multitask model
     seed: int = 0
     # problems
     babi_path: str | None = None  # real bAbI: folder, zip or "hub"; None: generated stories
     max_n_facts: int | None = None  # problems with more facts are left out; None: those that do not fit the length
+    min_n_facts: int = 1  # generated stories go on until a problem has so many
+    num_people: int | None = None  # in generated stories; None: as in the original
+    num_places: int | None = None
+    num_things: int | None = None  # objects, animals, shapes, containers
+    vocabulary: str = "original"  # names, places and things of generated stories; "held_out": words never used there
+    balance_answers: bool = False  # generated problems have all answers of a task equally often
     num_extra_questions: int = 2  # further questions about the same facts, in training only
     num_questions_between: int = 4  # questions on the way, at each point where the story has one, in training only
     # background
@@ -51,7 +57,7 @@ class Config:
     segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
     steps: tuple[int, ...] = (150, 400, 500)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
-    growth: str = "none"  # what training samples begin without in a stage: facts (but two), background; or none
+    growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
     batch_size: int = 32  # samples per update
     micro_batch_size: int = 32  # samples in memory at once
@@ -82,7 +88,18 @@ class Config:
     run_dir: str | None = field(default=None, metadata=PLACE)  # None: a folder under outputs_dir/runs
     checkpoint: str | None = field(default=None, metadata=PLACE)  # a trained model to evaluate; None: that of the run
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names in `task`."""
+        return TASKS if self.task == "all" else tuple(name.strip() for name in self.task.split(","))
 
+    @property
+    def task_name(self) -> str:
+        """`task` as a part of a folder's name."""
+        return "+".join(self.tasks) if self.task != "all" else "all"
+
+
+TASKS = tuple(f"qa{number}" for number in range(1, 21))
 TINY = Config()
 SMOKE = dataclasses.replace(
     TINY, preset="smoke", segments=(2, 4), steps=(4, 4), batch_size=8, micro_batch_size=8, eval_steps=2,
@@ -106,17 +123,18 @@ PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then
 }
 CHOICES = {
     "preset": tuple(PRESETS),
-    "task": tuple(f"qa{number}" for number in range(1, 21)),
     "background": ("wiki", "pg19", "wikitext", "local", "none"),
     "layout": ("spaced", "authors"),
     "question_position": ("last", "first", "both"),
+    "vocabulary": ("original", "held_out"),
     "growth": ("none", "facts", "background"),
     "optimizer": ("muon", "adamw"),
     "schedule": ("warmup_stable_decay", "linear", "cosine", "constant_with_warmup"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 AT_LEAST = {
-    "seed": 0, "max_n_facts": 1, "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
+    "seed": 0, "max_n_facts": 1, "min_n_facts": 1, "num_people": 1, "num_places": 1, "num_things": 1,
+    "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
     "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "growth_loss": 0, "batch_size": 1, "micro_batch_size": 1,
@@ -219,6 +237,10 @@ def check(config: Config) -> Config:
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
             raise ConfigError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
+    for task in config.tasks:
+        if task not in TASKS or config.tasks.count(task) > 1:
+            allowed = f"{', '.join(TASKS)}, several of them with commas, or all"
+            raise ConfigError(f"task is {config.task!r}; allowed: {allowed}")
     for name, low in AT_LEAST.items():
         _check_bound(config, name, low, is_below=True)
     for name, high in AT_MOST.items():

@@ -6,7 +6,9 @@ Everything that can be wrong with a configuration is found here, before anything
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pandas as pd
 import torch
 from transformers import AutoConfig
 
-from rmtkit.babi import TASKS, GeneratedProblems, RecordedProblems
+from rmtkit.babi import ORIGINAL, GeneratedProblems, MixedProblems, RecordedProblems, Variation
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
 from rmtkit.config import PROJECT, Config, ConfigError
@@ -49,16 +51,24 @@ def prepare(config: Config) -> Experiment:
     return Experiment(config, open_run(config), tokenizer, builder)
 
 
-def open_problems(config: Config) -> GeneratedProblems | RecordedProblems:
-    """Return the source of bAbI problems. Raises: ValueError for a task without generator or bad files."""
+def open_problems(config: Config) -> GeneratedProblems | RecordedProblems | MixedProblems:
+    """Return the source of bAbI problems. Raises: ValueError for a variation that a task does not have or bad files."""
+    sources = [_open_task(config, task) for task in config.tasks]
+    return sources[0] if len(sources) == 1 else MixedProblems(sources)
+
+
+def _open_task(config: Config, task: str) -> GeneratedProblems | RecordedProblems:
+    variation = Variation(
+        num_people=config.num_people, num_places=config.num_places, num_things=config.num_things,
+        vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, balance_answers=config.balance_answers,
+    )  # fmt: skip
+    limits = {"seed": config.seed, "max_n_facts": config.max_n_facts}
     if config.babi_path is None:
-        if config.task not in TASKS:
-            raise ConfigError(
-                f"task {config.task!r} has no generator yet (those that have: {', '.join(TASKS)}); "
-                "give babi_path: a folder or zip of the real data, or 'hub'"
-            )
-        return GeneratedProblems(config.task, seed=config.seed, max_n_facts=config.max_n_facts)
-    problems = RecordedProblems(config.babi_path, config.task, seed=config.seed, max_n_facts=config.max_n_facts)
+        return GeneratedProblems(task, variation=variation, **limits)
+    if variation != ORIGINAL:
+        names = ", ".join(f.name for f in dataclasses.fields(Variation))
+        raise ConfigError(f"babi_path {config.babi_path!r} is recorded; {names} are for generated stories only")
+    problems = RecordedProblems(config.babi_path, task, **limits)
     for split in ("train", "test"):
         problems.num_problems(split)  # reads and checks the file
     return problems
@@ -230,16 +240,16 @@ def evaluation_folder(config: Config) -> Path:
     if config.checkpoint:
         name = Path(config.checkpoint.replace(":", "-")).expanduser()
         digest = hashlib.blake2b(str(name.absolute()).encode(), digest_size=3).hexdigest()
-        folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task}-{name.name}-{digest}"
+        folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task_name}-{name.name}-{digest}"
     check_writable(folder)
     return folder
 
 
-def published_accuracy(task: str) -> pd.DataFrame:
-    """Return the authors' own RMT results on a task (their log; see the column `source`), to show beside ours."""
+def published_accuracy(tasks: Sequence[str]) -> pd.DataFrame:
+    """Return the authors' own RMT results on tasks (their log; see the column `source`), to show beside ours."""
     table = pd.read_csv(REFERENCE / "published_accuracy.csv")
     is_shown = (
-        (table["task"] == task) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
+        table["task"].isin(tasks) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
     )
     return table[is_shown]
 

@@ -109,7 +109,7 @@ def run_folder(config: Config) -> Path:
         return Path(config.run_dir).expanduser()
     text = json.dumps(identity(config), sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-    return Path(config.outputs_dir).expanduser() / "runs" / f"{config.task}-{config.preset}-{digest}"
+    return Path(config.outputs_dir).expanduser() / "runs" / f"{config.task_name}-{config.preset}-{digest}"
 
 
 def check_writable(folder: Path) -> None:

@@ -143,9 +143,28 @@ def test_choices_are_those_of_the_modules():
     from rmtkit.background import SOURCES
     from rmtkit.optimization import OPTIMIZERS
 
-    assert set(CHOICES["task"]) == set(RECORDED_TASKS)
+    assert Config(task="all").tasks == RECORDED_TASKS
     assert CHOICES["layout"] == LAYOUTS and CHOICES["question_position"] == QUESTION_POSITIONS
     assert set(CHOICES["background"]) == set(SOURCES) and set(CHOICES["optimizer"]) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    ("task", "tasks", "name"),
+    [
+        ("qa7", ("qa7",), "qa7"),
+        ("qa1,qa2, qa3", ("qa1", "qa2", "qa3"), "qa1+qa2+qa3"),
+        ("all", tuple(f"qa{number}" for number in range(1, 21)), "all"),
+    ],
+)
+def test_task_may_be_several(task, tasks, name):
+    config = resolve({"task": task})
+    assert config.tasks == tasks and config.task_name == name
+
+
+@pytest.mark.parametrize("task", ["qa21", "qa1;qa2", "qa1,qa1", "", "qa1,", "1"])
+def test_tasks_that_do_not_exist_are_refused_with_those_that_do(task):
+    with pytest.raises(ConfigError, match="task is .* allowed: qa1, .*qa20, several of them with commas, or all"):
+        resolve({"task": task})
 
 
 def out_of_range(name, number):

@@ -34,10 +34,6 @@ def test_prepare_refuses_a_length_that_no_problem_fits(tmp_path):
     )
 
 
-def test_prepare_refuses_a_task_without_generator(tmp_path):
-    refuse("task 'qa7' has no generator.*babi_path", outputs_dir=tmp_path, task="qa7")
-
-
 def test_prepare_refuses_a_missing_babi_folder(tmp_path):
     refuse("nowhere", outputs_dir=tmp_path, babi_path=tmp_path / "nowhere")
 

@@ -1,6 +1,6 @@
 """bAbI question answering (Weston et al. 2015, arXiv 1502.05698): generated stories and the official files."""
 
-from rmtkit.babi.generation import LABELS, TASKS, generate_problem, generate_story
+from rmtkit.babi.generation import LABELS, generate_problem, generate_story
 from rmtkit.babi.reading import (
     RECORDED_TASKS,
     BabiFormatError,
@@ -9,20 +9,24 @@ from rmtkit.babi.reading import (
     read_stories,
     write_stories,
 )
-from rmtkit.babi.source import SPLITS, GeneratedProblems, RecordedProblems
+from rmtkit.babi.source import SPLITS, GeneratedProblems, MixedProblems, RecordedProblems
 from rmtkit.babi.story import Problem, Question, Story, problems
+from rmtkit.babi.tasks import ORIGINAL, TASKS, Variation
 
 __all__ = [
     "LABELS",
+    "ORIGINAL",
     "RECORDED_TASKS",
     "SPLITS",
     "TASKS",
     "BabiFormatError",
     "GeneratedProblems",
+    "MixedProblems",
     "Problem",
     "Question",
     "RecordedProblems",
     "Story",
+    "Variation",
     "generate_problem",
     "generate_story",
     "has_space_before_tab",

@@ -1,33 +1,35 @@
-"""Stories and problems drawn from the rules that the bAbI files were made by (tasks 1 to 5)."""
+"""Stories and problems drawn from the rules that the bAbI files were made by."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import islice
 
 from rmtkit.babi.story import Problem, Question, Story
-from rmtkit.babi.tasks import TASK_BY_NAME, Task, World, ask, every_question
-from rmtkit.babi.worlds import Draws
+from rmtkit.babi.task import Task, World
+from rmtkit.babi.tasks import ORIGINAL, TASKS, Variation, find_task
+from rmtkit.babi.words import Draws, pick
 
 MAX_DRAWS = 20_000  # problems drawn in search of one that is wanted
-TASKS = tuple(TASK_BY_NAME)  # the tasks that have a generator
-LABELS = {name: task.labels for name, task in TASK_BY_NAME.items()}  # all answers of a task, as they are written
+LABELS = {name: find_task(name).labels for name in TASKS}  # all answers of a task, as they are written
 
 
-def generate_story(task: str, rng: Draws) -> Story:
-    """Draw one story with the distribution of the official files: five questions, one in qa4.
+def generate_story(task: str, rng: Draws, variation: Variation = ORIGINAL) -> Story:
+    """Draw one story with the distribution of the official files: five questions in most tasks.
 
     1 Mary got the milk there.
     2 Mary travelled to the hallway.
     3 Where is the milk?    hallway    1 2
     4 Mary left the milk. ...
 
-    Args:   task: one of TASKS;  rng: `random.Random` (faster) or `numpy.random.Generator`.
-    Raises: ValueError for a task that has no generator.
+    Args:   task: one of TASKS;  rng: `random.Random` (faster) or `numpy.random.Generator`;  variation: its words; the
+            number of facts and the balance of answers are those of problems, not of stories.
+    Raises: ValueError for a task that does not exist.
     """
-    rules = _rules_of(task)
+    rules = find_task(task, variation)
     world = rules.new_world(rng)
-    questions = tuple(_next_question(rules, world, rng) for _ in range(rules.num_questions))
+    questions = tuple(islice(rules.tell_and_ask(world, rng), rules.num_questions))
     return Story(task, tuple(world.facts), questions)
 
 
@@ -38,6 +40,7 @@ def generate_problem(
     num_extra_questions: int = 0,
     num_questions_between: int = 0,
     is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True,
+    variation: Variation = ORIGINAL,
 ) -> Problem:
     """Draw one problem: a question of a story, all its questions equally likely, and the facts before it.
 
@@ -45,55 +48,54 @@ def generate_problem(
 
     Args:   num_extra_questions: at most so many different questions more of the task's kind that the same facts answer,
             in random order. num_questions_between: at most so many at each point of the story where a question would
-            be asked, the last included; a question may come up again. Neither changes the facts or the first question.
+            be asked, the last included; a question may come up again at a later point, but not after the last fact.
+            Neither changes the facts or the first question.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
-    Raises: ValueError for a task that has no generator, or if nothing wanted comes up in MAX_DRAWS draws.
+    Raises: ValueError for a task that does not exist or has no such variation, or if nothing wanted comes up in
+            MAX_DRAWS draws.
     Trap:   in qa5 a first question "What did Fred give to Jeff?" may mean an older gift, as in the official files
             (0.2 % of answers). Extra questions never do.
     """
-    rules, others = _rules_of(task), random.Random(rng.random())
+    rules, others = find_task(task, variation), random.Random(rng.random())
+    answer = pick(rng, rules.labels) if variation.balance_answers else None
     for _ in range(MAX_DRAWS):
-        world, question, earlier = _draw(rules, rng, others, num_questions_between)
-        if is_wanted(tuple(world.facts)):
-            earlier += _some_of(every_question(rules, world), num_questions_between, others)
-            extra = _some_of(every_question(rules, world), num_extra_questions, others, without=question)
-            return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
-    raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (a larger max_n_facts)")
+        world, question, earlier = _draw(rules, rng, others, num_questions_between, variation.min_n_facts)
+        if question and answer in (None, question.answer) and is_wanted(tuple(world.facts)):
+            more = [q for q in rules.every_question(world) if q.text != question.text]
+            more = _some_of(more, num_questions_between + num_extra_questions, others)
+            earlier += more[:num_questions_between]
+            return Problem(task, tuple(world.facts), (question, *more[num_questions_between:]), tuple(earlier))
+    raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (other numbers of facts)")
 
 
-def check_task(task: str) -> None:
-    """Raise ValueError if the task has no generator."""
-    if task not in TASK_BY_NAME:
-        raise ValueError(f"task {task!r} has no generator; those that have one: {', '.join(TASKS)}")
+def _draw(
+    rules: Task, rng: Draws, others: Draws, num_questions_between: int, min_n_facts: int
+) -> tuple[World, Question | None, list[Question]]:
+    """Tell a story up to one of its questions, or on until it has enough facts. What would follow is not drawn.
+
+    The question is None if the story ends before.
+    """
+    if rules.num_questions is None:
+        seed = rng.random()
+        whole = random.Random(seed)
+        num_questions = sum(1 for _ in rules.tell_and_ask(rules.new_world(whole), whole))
+        chosen, rng = int(rng.random() * num_questions), random.Random(seed)
+        world = rules.new_world(rng)
+    else:
+        world = rules.new_world(rng)
+        chosen = int(rng.random() * rules.num_questions)
+    earlier: dict[int, list[Question]] = {}  # by number of facts
+    for number, question in enumerate(rules.tell_and_ask(world, rng)):
+        if number >= chosen and question.num_facts >= min_n_facts:
+            earlier.pop(question.num_facts, None)
+            return world, question, [q for asked in earlier.values() for q in asked]
+        if num_questions_between and question.num_facts not in earlier:
+            earlier[question.num_facts] = _some_of(rules.every_question(world), num_questions_between, others)
+    return world, None, []
 
 
-def _rules_of(task: str) -> Task:
-    check_task(task)
-    return TASK_BY_NAME[task]
-
-
-def _next_question(rules: Task, world: World, rng: Draws) -> Question:
-    """Tell facts until a question is possible, and ask it."""
-    while True:
-        world.tell(rng)
-        question = ask(rules, world, rng)
-        if question:
-            return question
-
-
-def _draw(rules: Task, rng: Draws, others: Draws, num_questions_between: int) -> tuple[World, Question, list[Question]]:
-    """Tell a story up to one of its questions. What would follow is not drawn."""
-    world, earlier = rules.new_world(rng), []
-    for _ in range(int(rng.random() * rules.num_questions)):
-        _next_question(rules, world, rng)
-        if num_questions_between:
-            earlier += _some_of(every_question(rules, world), num_questions_between, others)
-    return world, _next_question(rules, world, rng), earlier
-
-
-def _some_of(questions: list[Question], count: int, rng: Draws, *, without: Question | None = None) -> list[Question]:
-    others = [q for q in questions if without is None or q.text != without.text]
-    chosen = []
-    while others and len(chosen) < count:
-        chosen.append(others.pop(int(rng.random() * len(others))))
+def _some_of(questions: list[Question], count: int, rng: Draws) -> list[Question]:
+    left, chosen = list(questions), []
+    while left and len(chosen) < count:
+        chosen.append(left.pop(int(rng.random() * len(left))))
     return chosen

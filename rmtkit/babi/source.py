@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
-from rmtkit.babi.generation import check_task, generate_problem
+from rmtkit.babi.generation import generate_problem
 from rmtkit.babi.reading import read_stories
 from rmtkit.babi.story import Problem, Story, problems
+from rmtkit.babi.tasks import ORIGINAL, Variation, find_task
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_OF_BUCKET = ("train",) * 8 + ("validation", "test")
@@ -40,13 +42,17 @@ class GeneratedProblems:
     (80 % train, 10 % validation, 10 % test), and a problem is drawn anew until it belongs to the split asked for.
 
     Args: max_n_facts: problems with more facts are drawn anew (the authors count the question too).
+          variation: harder worlds, other words, balanced answers.
     """
 
-    def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None):
-        check_task(task)
+    def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None, variation: Variation = ORIGINAL):
+        find_task(task, variation)
+        if max_n_facts is not None and max_n_facts < variation.min_n_facts:
+            raise ValueError(f"max_n_facts {max_n_facts} is below min_n_facts {variation.min_n_facts}")
         self.task = task
         self.seed = seed
         self.max_n_facts = max_n_facts
+        self.variation = variation
 
     def num_problems(self, split: str) -> None:
         """None: there is no end."""
@@ -68,6 +74,7 @@ class GeneratedProblems:
             num_extra_questions=num_extra_questions,
             num_questions_between=num_questions_between,
             is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and _split_of(facts) == split,
+            variation=self.variation,
         )
 
 
@@ -130,3 +137,33 @@ class RecordedProblems:
 
     def _short_problems(self, story: Story) -> list[Problem]:
         return [problem for problem in problems(story) if not _is_too_long(problem.facts, self.max_n_facts)]
+
+
+class MixedProblems:
+    """Problems of several tasks in turn, for a model of more than one task.
+
+    Generated problems alternate without end. Of recorded ones each comes once; the tasks alternate until the smaller
+    are used up.
+
+    Args: sources: one for each task, either all generated or all recorded.
+    """
+
+    def __init__(self, sources: Sequence[GeneratedProblems] | Sequence[RecordedProblems]):
+        self.sources = tuple(sources)
+        self.max_n_facts = self.sources[0].max_n_facts
+        self._places: dict[str, list[tuple[int, int]]] = {}  # by split: source and index of each recorded problem
+
+    def num_problems(self, split: str) -> int | None:
+        """How many there are; None if there is no end."""
+        sizes = [source.num_problems(split) for source in self.sources]
+        return None if None in sizes else sum(sizes)
+
+    def problem(self, split: str, index: int, **asked) -> Problem:
+        """The problem with this index; the options are those of the sources."""
+        if self.num_problems(split) is None:
+            return self.sources[index % 2**40 % len(self.sources)].problem(split, index, **asked)
+        if split not in self._places:
+            places = [(i, n) for n, source in enumerate(self.sources) for i in range(source.num_problems(split))]
+            self._places[split] = sorted(places)
+        within, number = self._places[split][index % len(self._places[split])]
+        return self.sources[number].problem(split, within, **asked)
