@@ -121,6 +121,7 @@ PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then
     "qa3": {"learning_rate": 3e-5},
     "qa4": {"steps": (10_000,)},
 }
+TINY_TASKS = {task: {"answer_size": 12} for task in ("qa15", "qa19")}  # 51 tokens fit two segments
 CHOICES = {
     "preset": tuple(PRESETS),
     "background": ("wiki", "pg19", "wikitext", "local", "none"),
@@ -173,8 +174,9 @@ def resolve(parameters: dict | None = None) -> Config:
     preset = PRESETS.get(values.get("preset", "tiny"))
     if preset is None:
         raise ConfigError(f"preset is {values['preset']!r}; allowed: {', '.join(PRESETS)}")
-    if preset is PAPER:
-        values = {**PAPER_TASKS.get(values.get("task", PAPER.task), {}), **values}
+    of_task = PAPER_TASKS if preset is PAPER else TINY_TASKS
+    for task in dataclasses.replace(preset, task=values.get("task", preset.task)).tasks:
+        values = {**of_task.get(task, {}), **values}
     if "segments" in values and "steps" not in values and len(preset.steps) > 1:
         values["steps"] = (max(preset.steps),)
     return check(dataclasses.replace(preset, **values))

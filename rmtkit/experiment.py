@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,11 +244,11 @@ def evaluation_folder(config: Config) -> Path:
     return folder
 
 
-def published_accuracy(tasks: Sequence[str]) -> pd.DataFrame:
-    """Return the authors' own RMT results on tasks (their log; see the column `source`), to show beside ours."""
+def published_accuracy(task: str) -> pd.DataFrame:
+    """Return the authors' own RMT results on a task (their log; see the column `source`), to show beside ours."""
     table = pd.read_csv(REFERENCE / "published_accuracy.csv")
     is_shown = (
-        table["task"].isin(tasks) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
+        (table["task"] == task) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
     )
     return table[is_shown]
 

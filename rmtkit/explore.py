@@ -9,16 +9,16 @@ import html
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from rmtkit.analysis import question_ends
-from rmtkit.babi import Problem
+from rmtkit.babi import GeneratedProblems, Problem
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import SPLITS, Background
-from rmtkit.evaluation import wilson_interval
+from rmtkit.evaluation import accuracy_table, wilson_interval
 
 MARKS = {  # background colour and CSS of each kind of text; all are colour-blind safe and differ in weight too
     "supporting fact": "background:#ffd27f;color:#000;font-weight:bold;",
@@ -184,18 +184,21 @@ def background_table(background: Background) -> pd.DataFrame:
 def baseline_records(problems, *, num_problems: int = NUM_PROBLEMS) -> pd.DataFrame:
     """Answer test problems without reading them: what a model has to beat.
 
-    "majority answer" is the most frequent answer of as many training problems; "last answer named" is the word among
-    the task's answers (a place, in qa1) that the facts name last.
+    "majority answer" is the most frequent answer of a task in as many training problems; "last answer named" is the
+    word among the task's answers (a place, in qa1) that the facts name last.
 
-    Returns: a row per problem and baseline: baseline, prediction, target, is_correct.
+    Returns: a row per problem and baseline: task, baseline, prediction, target, is_correct.
     """
-    train = Counter(problem.questions[0].answer for problem in first_problems(problems, "train", num_problems))
-    majority, rows = max(train, key=train.get), []
+    answers: dict[str, Counter] = {}
+    for problem in first_problems(problems, "train", num_problems):
+        answers.setdefault(problem.task, Counter())[problem.questions[0].answer] += 1
+    rows = []
     for problem in first_problems(problems, "test", num_problems):
-        target = problem.questions[0].answer
-        predictions = {"majority answer": majority, "last answer named": _last_named(problem, set(train))}
+        target, known = problem.questions[0].answer, answers.get(problem.task, Counter())
+        majority = max(known, key=known.get, default=None)
+        predictions = {"majority answer": majority, "last answer named": _last_named(problem, set(known))}
         for name, prediction in predictions.items():
-            row = {"baseline": name, "prediction": prediction, "target": target}
+            row = {"task": problem.task, "baseline": name, "prediction": prediction, "target": target}
             rows.append({**row, "is_correct": prediction == target})
     return pd.DataFrame(rows)
 
@@ -203,3 +206,22 @@ def baseline_records(problems, *, num_problems: int = NUM_PROBLEMS) -> pd.DataFr
 def _last_named(problem: Problem, labels: set[str]) -> str | None:
     words = " ".join(problem.facts).replace(".", " ").split()
     return next((word for word in reversed(words) if word in labels), None)
+
+
+def story_table(tasks: Sequence[str], seed: int) -> pd.DataFrame:
+    """Return a short generated problem of each task: task, facts (a star at the supporting ones), question, answer."""
+    rows = []
+    for task in tasks:
+        source = GeneratedProblems(task, seed=seed)
+        problem = min((source.problem("train", index) for index in range(5)), key=lambda problem: len(problem.facts))
+        question = problem.questions[0]
+        told = [f"{fact} *" if i in question.supporting else fact for i, fact in enumerate(problem.facts)]
+        rows.append({"task": task, "facts": " ".join(told), "question": question.text, "answer": question.answer})
+    return pd.DataFrame(rows).set_index("task")
+
+
+def floor_table(tasks: Sequence[str], seed: int, *, num_problems: int = 500) -> pd.DataFrame:
+    """Return the accuracy of both baselines on generated problems of each task, its 95 % Wilson interval, and n."""
+    sources = (GeneratedProblems(task, seed=seed) for task in tasks)
+    records = pd.concat([baseline_records(source, num_problems=num_problems) for source in sources])
+    return accuracy_table(records, ["task", "baseline"])

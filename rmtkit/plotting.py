@@ -359,3 +359,21 @@ def plot_distributions(table: pd.DataFrame) -> Figure:
     curves = axes.flat[0].get_legend_handles_labels()
     figure.legend(*curves, loc="outside upper center", ncols=len(sources), **LEGEND)
     return figure
+
+
+def plot_floors(table: pd.DataFrame) -> Figure:
+    """Draw what answers without reading get in each task.
+
+    Args:   table: of `explore.floor_table`: task, baseline, accuracy, low, high, n; tasks in the order wanted.
+    """
+    _check_columns(table, "task", "baseline", "accuracy", "low", "high", "n")
+    place = {task: number for number, task in enumerate(sorted(table["task"].unique(), key=lambda name: int(name[2:])))}
+    figure, axes = _subplots(9, 3.8)
+    for number, (baseline, rows) in enumerate(table.groupby("baseline", sort=False)):
+        x = rows["task"].map(place) + 0.2 * (number - 0.5)
+        label = f"{baseline} ({_counted(rows['n'])})"
+        _draw_interval(axes[0, 0], x, rows, "accuracy", linestyle="", label=label, **_look(number))
+    axes[0, 0].set_xticks(range(len(place)), list(place), rotation=45)
+    axes[0, 0].set(xlabel="task", ylabel="exact match, %", ylim=(0, 100))
+    figure.legend(loc="outside upper center", ncols=2, **LEGEND)
+    return figure

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from rmtkit.babi import GeneratedProblems
+from rmtkit.babi import TASKS, GeneratedProblems, MixedProblems
 from rmtkit.background import read_split
 from rmtkit.config import Config, resolve
 from rmtkit.experiment import prepare
@@ -24,7 +24,7 @@ from rmtkit.runs import environment, write_json
 from rmtkit.training import train
 
 VOCAB_SIZE = 2048
-NUM_STORIES = 20_000  # problems that the tokenizer is trained on, beside the train split of the background
+NUM_PROBLEMS = 1_000  # of each task, that the tokenizer is trained on, beside the train split of the background
 ROPE_BASE = 100.0  # of the rotary positions; with the usual 10,000 most seeds stay on a plateau (LOG.md)
 END = "<|endoftext|>"
 CURRICULUM: tuple[dict, ...] = (
@@ -39,8 +39,8 @@ SHARED = {
 }  # fmt: skip
 
 
-def train_tokenizer(task: str, seed: int):
-    """Train a byte-level BPE on background and stories of their train splits; return it for transformers."""
+def train_tokenizer(seed: int):
+    """Train a byte-level BPE on background and stories of all tasks, train splits only; return it for transformers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -51,16 +51,16 @@ def train_tokenizer(task: str, seed: int):
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(_tokenizer_texts(task, seed), trainer)
+    tokenizer.train_from_iterator(_tokenizer_texts(seed), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=END)
 
 
-def _tokenizer_texts(task: str, seed: int):
+def _tokenizer_texts(seed: int):
     """Yield the text that the tokenizer is trained on: articles, then problems with their questions and answers."""
     for document in read_split("wiki", "train"):
         yield " " + document.text
-    problems = GeneratedProblems(task, seed=seed)
-    for index in range(NUM_STORIES):
+    problems = MixedProblems([GeneratedProblems(task, seed=seed) for task in TASKS])
+    for index in range(NUM_PROBLEMS * len(TASKS)):
         problem = problems.problem("train", index)
         question = problem.questions[0]
         yield " " + " ".join([*problem.facts, question.text, question.answer])
@@ -98,7 +98,7 @@ def pretrain(config: Config, folder: Path, callbacks=()) -> Path:
     final, started = folder / "backbone", time.perf_counter()
     if (final / "recipe.json").is_file():
         return final
-    tokenizer = train_tokenizer(config.task, config.seed)
+    tokenizer = train_tokenizer(config.seed)
     start = folder / "untrained"
     new_backbone(tokenizer, config.seed).save_pretrained(start)
     tokenizer.save_pretrained(start)

@@ -1,6 +1,7 @@
 """Generated and recorded problems: splits, seeds, purity."""
 
 import pickle
+import random
 
 import pytest
 
@@ -8,6 +9,7 @@ from rmtkit.babi import (
     SPLITS,
     TASKS,
     GeneratedProblems,
+    MixedProblems,
     Question,
     RecordedProblems,
     Story,
@@ -19,8 +21,6 @@ from rmtkit.babi import (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Files of qa4: a training file in which every story stands twice, and a test file."""
-    import random
-
     path = tmp_path_factory.mktemp("babi")
     stories = [generate_story("qa4", random.Random(i)) for i in range(400)]
     write_stories(stories[:300] + stories[:300], path / "qa4_two-arg-relations_train.txt")
@@ -119,3 +119,25 @@ def test_sources_list_what_is_allowed(folder):
         for ask in (source.num_problems, lambda split, source=source: source.problem(split, 0)):
             with pytest.raises(ValueError, match="train, validation, test"):
                 ask("dev")
+
+
+def test_mixed_generated_problems_alternate_and_stay_with_their_task_when_drawn_anew():
+    mixed = MixedProblems([GeneratedProblems(task, seed=0) for task in ("qa1", "qa7", "qa19")])
+    assert mixed.num_problems("train") is None
+    assert [mixed.problem("train", index).task for index in range(6)] == ["qa1", "qa7", "qa19"] * 2
+    assert mixed.problem("train", 4 + (5 << 40)).task == "qa7"
+    assert mixed.problem("train", 4) == GeneratedProblems("qa7", seed=0).problem("train", 4)
+
+
+def test_mixed_recorded_problems_come_once_each(tmp_path):
+    for task, count in (("qa4", 30), ("qa17", 2)):
+        stories = [generate_story(task, random.Random(i)) for i in range(count)]
+        for split in ("train", "test"):
+            write_stories(stories, tmp_path / f"{task}_x_{split}.txt")
+    sources = [RecordedProblems(tmp_path, task, seed=0) for task in ("qa4", "qa17")]
+    mixed, sizes = MixedProblems(sources), [source.num_problems("test") for source in sources]
+    assert mixed.num_problems("test") == sum(sizes)
+    drawn = [mixed.problem("test", index) for index in range(sum(sizes))]
+    assert sizes == [30, 16] and [problem.task for problem in drawn[:4]] == ["qa4", "qa17"] * 2
+    for source, size in zip(sources, sizes, strict=True):
+        assert [p for p in drawn if p.task == source.task] == [source.problem("test", i) for i in range(size)]

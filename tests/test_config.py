@@ -167,6 +167,12 @@ def test_tasks_that_do_not_exist_are_refused_with_those_that_do(task):
         resolve({"task": task})
 
 
+def test_tasks_with_long_facts_keep_less_room_for_answers():
+    assert resolve({"task": "qa15"}).answer_size == resolve({"task": "all"}).answer_size == 12
+    assert resolve({"task": "qa1,qa3"}).answer_size == 16
+    assert resolve({"task": "qa15", "answer_size": 20}).answer_size == 20
+
+
 def out_of_range(name, number):
     return (number,) if isinstance(getattr(Config(), name), tuple) else number
 

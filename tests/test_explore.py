@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rmtkit import explore
-from rmtkit.babi import GeneratedProblems, Problem, Question
+from rmtkit.babi import GeneratedProblems, MixedProblems, Problem, Question
 from rmtkit.babilong import BabilongBuilder
 
 SENTENCE = " He wrote <script>alert('x')</script> & left the old town for good."
@@ -211,3 +211,26 @@ def test_baseline_records_answer_without_reading():
         "majority answer": [False, True],
         "last answer named": [True, False],
     }
+
+
+def test_baseline_records_know_the_majority_of_each_task():
+    source = MixedProblems([GeneratedProblems(task, seed=0) for task in ("qa6", "qa1")])
+    records = explore.baseline_records(source, num_problems=100)
+    majority = records[records["baseline"] == "majority answer"]
+    assert majority.groupby("task")["prediction"].nunique().to_dict() == {"qa1": 1, "qa6": 1}
+    assert set(majority[majority["task"] == "qa6"]["prediction"]) <= {"yes", "no"} and len(majority) == 100
+
+
+def test_story_table_stars_the_supporting_facts():
+    table = explore.story_table(["qa1", "qa15"], seed=0)
+    assert list(table.index) == ["qa1", "qa15"]
+    assert [facts.count("*") for facts in table["facts"]] == [1, 2]
+    place = table.loc["qa1", "answer"]
+    assert re.search(rf"to the {place}\. \*", table.loc["qa1", "facts"])
+
+
+def test_floor_table_has_both_baselines_of_each_task():
+    table = explore.floor_table(["qa4", "qa17"], seed=0, num_problems=200)
+    assert len(table) == 4 and (table["n"] == 200).all()
+    majority = table[table["baseline"] == "majority answer"].set_index("task")["accuracy"]
+    assert majority["qa17"] == pytest.approx(0.5, abs=0.12) and majority["qa4"] < 0.3

@@ -243,3 +243,14 @@ def test_distributions_draw_a_panel_per_quantity_and_a_legend_entry_per_source()
     assert [axis.get_xlabel() for axis in figure.axes] == ["answer", "facts"]
     assert legend_texts(figure) == ["generated (n = 100)", "recorded (n = 100)"]
     assert len(curve(figure, "recorded")) == 2
+
+
+def test_floors_are_in_the_order_of_the_tasks():
+    rows = [
+        {"task": task, "baseline": name, "accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+        for task in ("qa10", "qa2")
+        for name in ("majority answer", "last answer named")
+    ]
+    axis = plotting.plot_floors(pd.DataFrame(rows)).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["qa2", "qa10"]
+    assert len(axis.containers) == 2 and axis.get_ylim() == (0, 100)
