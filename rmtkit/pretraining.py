@@ -1,9 +1,8 @@
 """The small backbone that preset `tiny` starts from, as the paper starts from GPT-2.
 
 A tokenizer of 2,048 byte-level BPE entries and a decoder of four Qwen3-style layers (QK-norm, RoPE), taught to answer
-bAbI questions: first from the facts alone, more and more of them, then from facts in background text.
-Every step is an ordinary run of `rmtkit.training` with one segment and no memory. The committed reference backbone was
-made by a scratch script with the same decoder; this chain is still short of it (0.94 against 0.995 in one segment).
+bAbI questions: first from the facts alone, more and more of them, then from facts in more and more background text.
+Both steps are ordinary runs of `rmtkit.training` with one segment and no memory.
 
 What did not work, with numbers: outputs/reference/LOG.md.
 """
