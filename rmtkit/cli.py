@@ -1,4 +1,4 @@
-"""Command line: python -m rmtkit bench data | bench memory | stream."""
+"""Command line: python -m rmtkit bench | stream | export | babi; --help says what each can be given."""
 
 from __future__ import annotations
 
@@ -6,29 +6,90 @@ import argparse
 import json
 import sys
 
+from rmtkit.babi.files import OFFICIAL_SIZES
 from rmtkit.bench import BENCHMARKS, stream_once
-from rmtkit.config import resolve
+from rmtkit.config import TASKS, resolve
+from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, parse_names
+from rmtkit.formats import FORMATS
+from rmtkit.public import LENGTHS
+
+ANY_FIELD = "Any field of rmtkit.config.Config can be given as --NAME=VALUE."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a wrong value is one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m rmtkit", description="Recurrent Memory Transformers and BABILong")
     commands = parser.add_subparsers(dest="command", required=True)
-    bench = commands.add_parser("bench", help="measure; the last line is JSON")
-    bench.add_argument("name", choices=sorted(BENCHMARKS))
-    stream = commands.add_parser("stream", help="answer one long sample; the last line is JSON")
-    stream.add_argument("--num_tokens", type=int, default=1_000_000)
-    for command in (bench, stream):
-        command.epilog = "Any field of rmtkit.config.Config can be given as --NAME=VALUE."
+    _add_bench(commands)
+    _add_stream(commands)
+    _add_export(commands)
+    _add_babi(commands)
     known, rest = parser.parse_known_args(arguments)
     try:
-        config = resolve(_overrides(rest))
-        result = BENCHMARKS[known.name](config) if known.command == "bench" else stream_once(config, known.num_tokens)
+        result = known.run(known, _overrides(rest))
     except ValueError as error:
         print(f"rmtkit: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result))
     return 0
+
+
+def _add_bench(commands) -> None:
+    command = commands.add_parser("bench", help="measure; the last line is JSON", epilog=ANY_FIELD)
+    command.add_argument("name", choices=sorted(BENCHMARKS))
+    command.set_defaults(run=lambda known, fields: BENCHMARKS[known.name](resolve(fields)))
+
+
+def _add_stream(commands) -> None:
+    command = commands.add_parser("stream", help="answer one long sample; the last line is JSON", epilog=ANY_FIELD)
+    command.add_argument("--num_tokens", type=int, default=1_000_000)
+    command.set_defaults(run=lambda known, fields: stream_once(resolve(fields), known.num_tokens))
+
+
+def _add_export(commands) -> None:
+    command = commands.add_parser("export", help="write BABILong samples as files", epilog=ANY_FIELD)
+    command.add_argument("--output", required=True, help="a folder that does not exist yet")
+    command.add_argument("--length", default="0k", help=f"all, or of {', '.join(LENGTHS)}, with commas between")
+    command.add_argument("--num_samples", type=int, default=100, help="a length and task")
+    command.add_argument("--split", default="test", help="train, validation or test")
+    command.add_argument("--format", default="jsonl", help=", ".join(FORMATS))
+    command.set_defaults(run=_export)
+
+
+def _export(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    lengths = parse_names("length", known.length, LENGTHS)
+    request = Request(lengths, num_samples=known.num_samples, split=known.split, format=known.format)
+    files = export_samples(resolve(fields), request, known.output)["files"]
+    totals = {name: sum(file[name] for file in files) for name in ("num_samples", "num_bytes")}
+    return {"output": known.output, "num_files": len(files), **totals}
+
+
+def _add_babi(commands) -> None:
+    command = commands.add_parser("babi", help="write generated stories in the format of the bAbI files")
+    command.add_argument("--output", required=True, help="a new file for one task, a new folder for several or all")
+    command.add_argument("--task", required=True, help="all, or of qa1 .. qa20, with commas between")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--split", choices=list(OFFICIAL_SIZES), help="of a file; a folder has both")
+    command.add_argument("--num_questions", type=int, help="of the file; of each training file in a folder")
+    command.add_argument("--num_test_questions", type=int, help="of each test file in a folder")
+    command.set_defaults(run=_babi)
+
+
+def _babi(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    tasks = parse_names("task", known.task, TASKS)
+    if fields:
+        raise ValueError(f"unknown option --{next(iter(fields))}; python -m rmtkit babi --help lists them")
+    if len(tasks) > 1:
+        if known.split:
+            raise ValueError(f"split is {known.split!r}; a folder of several tasks has both splits, leave it out")
+        sizes = {"train": known.num_questions, "test": known.num_test_questions}
+        sizes = {split: OFFICIAL_SIZES[split] if size is None else size for split, size in sizes.items()}
+        return export_story_folder(known.output, tasks, seed=known.seed, sizes=sizes)
+    if known.num_test_questions is not None:
+        raise ValueError("num_test_questions is for a folder of several tasks; for a file give split and num_questions")
+    split = known.split or "train"
+    num_questions = OFFICIAL_SIZES[split] if known.num_questions is None else known.num_questions
+    return export_story_file(known.output, tasks[0], seed=known.seed, split=split, num_questions=num_questions)
 
 
 def _overrides(arguments: list[str]) -> dict[str, str]:

@@ -18,11 +18,13 @@ ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "background": {"background"},
     "babilong": {"babi", "background"},
     "scoring": {"babi"},
+    "public": set(),
+    "formats": {"public"},
     "memory": {"memory", "config"},
     "optimization": set(),
 }
-WITHOUT_TORCH = ("babi", "background", "babilong", "config", "runs", "scoring")
-DATA_SIDE = ("babi", "background", "babilong", "scoring")
+WITHOUT_TORCH = ("babi", "background", "babilong", "config", "runs", "scoring", "public", "formats", "export")
+DATA_SIDE = ("babi", "background", "babilong", "scoring", "public", "formats")
 NOT_BELOW = {"explore", "cli", "__main__"}  # nothing else imports them
 
 
