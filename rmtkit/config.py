@@ -80,6 +80,7 @@ class Config:
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
     test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
+    scoring: str = field(default="exact_match", metadata=PLACE)  # of the test: exact_match, babilong_labels, substring
     # where, and how fast
     precision: str = field(default="auto", metadata=PLACE)  # auto, float32, bfloat16, float16
     num_workers: int = field(default=0, metadata=PLACE)  # processes that build samples
@@ -131,6 +132,7 @@ CHOICES = {
     "growth": ("none", "facts", "background"),
     "optimizer": ("muon", "adamw"),
     "schedule": ("warmup_stable_decay", "linear", "cosine", "constant_with_warmup"),
+    "scoring": ("exact_match", "babilong_labels", "substring"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 AT_LEAST = {

@@ -54,7 +54,8 @@ def summary(records: pd.DataFrame) -> str:
 
 def _records_path(config: Config, folder: Path, num_segments: int) -> Path:
     """Name a file by everything that its numbers depend on."""
-    what = [identity(config), config.checkpoint, config.precision, num_segments, config.test_samples]
+    how = [config.precision, config.scoring, config.test_samples]
+    what = [identity(config), config.checkpoint, num_segments, *how]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=5).hexdigest()
     return folder / "test" / f"{num_segments}-segments-{digest}.csv"
 
@@ -74,4 +75,6 @@ def _evaluate_length(config, model, tokenizer, builder, num_segments, display) -
         display.show(f"{num_segments} segments: {done:,} tokens read, {rate:,.0f} tokens/s, {left:.0f} s left")
 
     with torch.inference_mode(), autocast(config.precision, model.device):
-        return evaluate(model, samples, tokenizer, batch_size=config.test_batch_size, on_batch=report)
+        return evaluate(
+            model, samples, tokenizer, batch_size=config.test_batch_size, rule=config.scoring, on_batch=report
+        )

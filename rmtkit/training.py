@@ -233,7 +233,7 @@ def finish(experiment: Experiment, table) -> dict:
     """
     result = {
         "config": dataclasses.asdict(experiment.config),
-        "scoring_rule": "exact_match",
+        "scoring_rule": experiment.config.scoring,
         "stages": [read_json(stage.folder / "stage.json") for stage in stages(experiment)],
         "tests": table.to_dict("records"),
     }
