@@ -135,6 +135,16 @@ class Colors:
     def tell(self, rng: Draws) -> None:
         """Tell every animal and all colors but one. An invalid draw is drawn anew.
 
+        So is a story in which nobody or exactly two others are what the person asked about is: bAbI has none.
+        """
+        while not self.facts or len(self.alike) in (0, 2):
+            for told in (self.facts, self.animal_of, self.color_of):
+                told.clear()
+            self._tell_of_all(rng)
+
+    def _tell_of_all(self, rng: Draws) -> None:
+        """Tell one story.
+
         Each kind of animal has a color of the day, drawn anew whenever somebody is said to be one; a fact about a color
         tells that of the day. So two of a kind may differ.
         """
@@ -183,10 +193,8 @@ class qa16:  # noqa: N801
         return Colors(self.words)
 
     def tell_and_ask(self, world: Colors, rng: Draws) -> Iterator[Question]:
-        """See Task. Stories with no other of the kind, or with exactly two, do not occur in bAbI: told anew."""
-        while not world.facts or len(world.alike) in (0, 2):
-            world.__init__(self.words)
-            world.tell(rng)
+        """See Task."""
+        world.tell(rng)
         yield from self.every_question(world)
 
     def every_question(self, world: Colors) -> list[Question]:
