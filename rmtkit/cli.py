@@ -7,7 +7,7 @@ import json
 import sys
 
 from rmtkit.babi.files import OFFICIAL_SIZES
-from rmtkit.bench import BENCHMARKS, stream_once
+from rmtkit.bench import BENCHMARKS, bench_babi, stream_once
 from rmtkit.config import TASKS, resolve
 from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, parse_names
 from rmtkit.formats import FORMATS
@@ -17,7 +17,7 @@ ANY_FIELD = "Any field of rmtkit.config.Config can be given as --NAME=VALUE."
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a wrong value is one line on stderr and exit status 2."""
+    """Run one command; a wrong value is one line on stderr and exit status 2, a check that fails is exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m rmtkit", description="Recurrent Memory Transformers and BABILong")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_bench(commands)
@@ -31,13 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"rmtkit: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result))
-    return 0
+    return 1 if result.get("failed") else 0
 
 
 def _add_bench(commands) -> None:
     command = commands.add_parser("bench", help="measure; the last line is JSON", epilog=ANY_FIELD)
     command.add_argument("name", choices=sorted(BENCHMARKS))
-    command.set_defaults(run=lambda known, fields: BENCHMARKS[known.name](resolve(fields)))
+    command.add_argument("--num_stories", type=int, default=2000, help="babi: generated stories of each task")
+    command.add_argument("--output", help="babi: a CSV file for what was measured")
+    command.set_defaults(run=_bench)
+
+
+def _bench(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    if known.name == "babi":
+        return bench_babi(resolve(fields), num_stories=known.num_stories, output=known.output)
+    return BENCHMARKS[known.name](resolve(fields))
 
 
 def _add_stream(commands) -> None:
