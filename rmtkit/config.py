@@ -122,7 +122,7 @@ PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then
     "qa3": {"learning_rate": 3e-5},
     "qa4": {"steps": (10_000,)},
 }
-TINY_TASKS = {task: {"answer_size": 12} for task in ("qa15", "qa19")}  # 51 tokens fit two segments
+LONG_TASKS = {"qa3", "qa15", "qa16", "qa18", "qa19"}  # facts and question do not fit two small segments: twice as many
 CHOICES = {
     "preset": tuple(PRESETS),
     "background": ("wiki", "pg19", "wikitext", "local", "none"),
@@ -176,9 +176,13 @@ def resolve(parameters: dict | None = None) -> Config:
     preset = PRESETS.get(values.get("preset", "tiny"))
     if preset is None:
         raise ConfigError(f"preset is {values['preset']!r}; allowed: {', '.join(PRESETS)}")
-    of_task = PAPER_TASKS if preset is PAPER else TINY_TASKS
-    for task in dataclasses.replace(preset, task=values.get("task", preset.task)).tasks:
-        values = {**of_task.get(task, {}), **values}
+    tasks = dataclasses.replace(preset, task=values.get("task", preset.task)).tasks
+    if preset is PAPER:
+        for task in tasks:
+            values = {**PAPER_TASKS.get(task, {}), **values}
+    elif LONG_TASKS & set(tasks):
+        twice = {name: tuple(2 * n for n in getattr(preset, name)) for name in ("segments", "test_segments")}
+        preset = dataclasses.replace(preset, **twice)
     if "segments" in values and "steps" not in values and len(preset.steps) > 1:
         values["steps"] = (max(preset.steps),)
     return check(dataclasses.replace(preset, **values))

@@ -169,10 +169,12 @@ def test_tasks_that_do_not_exist_are_refused_with_those_that_do(task):
         resolve({"task": task})
 
 
-def test_tasks_with_long_facts_keep_less_room_for_answers():
-    assert resolve({"task": "qa15"}).answer_size == resolve({"task": "all"}).answer_size == 12
-    assert resolve({"task": "qa1,qa3"}).answer_size == 16
-    assert resolve({"task": "qa15", "answer_size": 20}).answer_size == 20
+def test_tasks_with_long_facts_have_twice_the_segments():
+    assert resolve({"task": "qa15"}).segments == resolve({"task": "all"}).segments == (4, 8, 16)
+    assert resolve({"task": "qa15", "preset": "smoke"}).test_segments == (4, 8, 16)
+    assert resolve({"task": "qa1,qa2"}).segments == (2, 4, 8)
+    assert resolve({"task": "qa15", "segments": "3"}).segments == (3,)
+    assert resolve({"task": "qa15", "preset": "paper"}).segments == PRESETS["paper"].segments
 
 
 def out_of_range(name, number):
