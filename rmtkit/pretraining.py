@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from rmtkit.babi import TASKS, GeneratedProblems, MixedProblems
+from rmtkit.babi import TASKS, GeneratedProblems, MixedProblems, Variation
 from rmtkit.background import read_split
 from rmtkit.config import Config, resolve
 from rmtkit.experiment import prepare
@@ -26,15 +26,16 @@ VOCAB_SIZE = 2048
 NUM_PROBLEMS = 1_000  # of each task, that the tokenizer is trained on, beside the train split of the background
 ROPE_BASE = 100.0  # of the rotary positions; with the usual 10,000 most seeds stay on a plateau (LOG.md)
 END = "<|endoftext|>"
+LARGE_WORLD = {"num_people": 10, "num_places": 10}  # the tokenizer knows their names, too
 CURRICULUM: tuple[dict, ...] = (
-    {"background": "none", "segment_size": 256, "growth": "facts", "num_extra_questions": 2, "num_questions_between": 2,
-     "batch_size": 64, "micro_batch_size": 64, "steps": 700},
-    {"background": "wiki", "segment_size": 160, "growth": "background", "growth_loss": 0.25,
-     "num_extra_questions": 4, "num_questions_between": 0, "steps": 600},
+    {"background": "none", "segment_size": 256, "growth": "facts", "growth_loss": 0.15, "num_extra_questions": 3,
+     "matrix_learning_rate": 0.02, "batch_size": 64, "micro_batch_size": 64, "steps": 800},
+    {"background": "wiki", "segment_size": 160, "growth": "background", "growth_loss": 0.25, "num_extra_questions": 4,
+     "matrix_learning_rate": 0.01, "steps": 600},
 )  # fmt: skip
 SHARED = {
-    "segments": 1, "num_memory_tokens": 0, "answer_size": 32, "matrix_learning_rate": 0.02, "learning_rate": 3e-4,
-    "memory_learning_rate": 3e-4, "vary_segments": 0, "decay_share": 0.3, "warmup_share": 0.03, "patience": 100,
+    "segments": 1, "num_memory_tokens": 0, "num_questions_between": 0, "answer_size": 32, "learning_rate": 3e-4,
+    "schedule": "linear", "warmup_share": 0.03, "vary_segments": 0, "patience": 100,
 }  # fmt: skip
 
 
@@ -58,8 +59,9 @@ def _tokenizer_texts(seed: int):
     """Yield the text that the tokenizer is trained on: articles, then problems with their questions and answers."""
     for document in read_split("wiki", "train"):
         yield " " + document.text
-    problems = MixedProblems([GeneratedProblems(task, seed=seed) for task in TASKS])
-    for index in range(NUM_PROBLEMS * len(TASKS)):
+    sources = [GeneratedProblems(task, seed=seed) for task in TASKS]
+    problems = MixedProblems([*sources, GeneratedProblems("qa1", seed=seed, variation=Variation(**LARGE_WORLD))])
+    for index in range(NUM_PROBLEMS * len(problems.sources)):
         problem = problems.problem("train", index)
         question = problem.questions[0]
         yield " " + " ".join([*problem.facts, question.text, question.answer])
