@@ -179,6 +179,7 @@ def run_bench(folder, capsys, *options):
 def test_bench_passes_a_right_generator(babi_folder, capsys, tmp_path):
     status, printed, result = run_bench(babi_folder, capsys, f"--output={tmp_path / 'table.csv'}")
     assert (status, result["failed"], result["num_stories"]) == (0, {}, 150)
+    assert result["num_varying"] == 6 and 0 < result["least_chance"] < 1
     assert [line.split()[0] for line in printed if line.endswith("passed")] == ["qa1", "qa4"]
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert len(rows) == 12 and {row["has_passed"] for row in rows} == {"True"}
