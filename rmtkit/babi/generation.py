@@ -48,8 +48,8 @@ def generate_problem(
 
     Args:   num_extra_questions: at most so many different questions more of the task's kind that the same facts answer,
             in random order. num_questions_between: at most so many at each point of the story where a question would
-            be asked, the last included; a question may come up again at a later point, but not after the last fact.
-            Neither changes the facts or the first question.
+            be asked, the last included; a question may come up again, the first one too. Neither changes the facts
+            or the first question.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that does not exist or has no such variation, or if nothing wanted comes up in
             MAX_DRAWS draws.
@@ -61,10 +61,10 @@ def generate_problem(
     for _ in range(MAX_DRAWS):
         world, question, earlier = _draw(rules, rng, others, num_questions_between, variation.min_n_facts)
         if question and answer in (None, question.answer) and is_wanted(tuple(world.facts)):
-            more = [q for q in rules.every_question(world) if q.text != question.text]
-            more = _some_of(more, num_questions_between + num_extra_questions, others)
-            earlier += more[:num_questions_between]
-            return Problem(task, tuple(world.facts), (question, *more[num_questions_between:]), tuple(earlier))
+            possible = rules.every_question(world)
+            earlier += _some_of(possible, num_questions_between, others)
+            extra = _some_of([q for q in possible if q.text != question.text], num_extra_questions, others)
+            return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
     raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (other numbers of facts)")
 
 
