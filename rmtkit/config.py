@@ -55,7 +55,7 @@ class Config:
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
     segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
-    steps: tuple[int, ...] = (150, 400, 500)  # updates per stage at most; one number serves all stages
+    steps: tuple[int, ...] = (150, 300, 350)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
@@ -73,7 +73,7 @@ class Config:
     max_grad_norm: float = 1.0
     # validation, on the validation split
     eval_steps: int = 50  # updates between validations, and between checkpoints
-    validation_samples: int = 500
+    validation_samples: int = 200
     promote_at: float = 1.0  # accuracy at which the next stage begins
     patience: int = 20  # validations without a better accuracy before a stage ends
     # test, after training

@@ -13,6 +13,7 @@ from pathlib import Path
 from rmtkit.public import shard_name
 
 TEXT_AT_ONCE = 2**24  # characters of rows that are written together
+JSON_AT_ONCE = 2**20  # characters encoded at once
 TEXT_COLUMNS = ("input", "question", "target", "task", "length", "split")
 NUMBER_COLUMNS = ("index", "seed", "num_tokens")
 README = """---
@@ -31,8 +32,8 @@ def write_json_lines(folder: Path, length: str, task: str, rows: Iterable[dict])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            json.dump(row, file, ensure_ascii=False)
-            file.write("\n")
+            file.writelines(_json_parts(row))
+            del row  # it may be 60 MB: let go of it before the next one is made
     return path
 
 
@@ -120,6 +121,15 @@ def schema():
     )
 
 
+def _json_parts(row: dict) -> Iterator[str]:
+    """Yield a row as a line of JSON, its long text in parts: the encoder would make several copies of the whole."""
+    text, others = row["input"], {name: value for name, value in row.items() if name != "input"}
+    yield '{"input": "'
+    for start in range(0, len(text), JSON_AT_ONCE):
+        yield json.dumps(text[start : start + JSON_AT_ONCE], ensure_ascii=False)[1:-1]
+    yield '", ' + json.dumps(others, ensure_ascii=False)[1:] + "\n"
+
+
 def _batches(rows: Iterable[dict], columns) -> Iterator:
     """Yield pyarrow record batches of rows, about `TEXT_AT_ONCE` characters each."""
     import pyarrow
@@ -128,6 +138,7 @@ def _batches(rows: Iterable[dict], columns) -> Iterator:
     for row in rows:
         waiting.append(row)
         size += len(row["input"])
+        del row  # as above
         if size >= TEXT_AT_ONCE:
             yield pyarrow.RecordBatch.from_pylist(waiting, columns)
             waiting, size = [], 0

@@ -114,7 +114,9 @@ def test_export_writes_what_the_public_reader_reads(exported, config):
         assert [row["facts"] for row in long] == [row["facts"] for row in facts_alone]
 
 
-def test_export_formats_hold_the_same_rows(config, tmp_path):
+def test_export_formats_hold_the_same_rows(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmtkit.formats.JSON_AT_ONCE", 100)
+    monkeypatch.setattr("rmtkit.formats.TEXT_AT_ONCE", 100)
     request = {"lengths": ("1k",), "num_samples": 2}
     found = []
     for name in FORMATS:
