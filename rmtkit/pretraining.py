@@ -24,7 +24,7 @@ from rmtkit.runs import environment, write_json
 from rmtkit.training import train
 
 VOCAB_SIZE = 2048
-NUM_PROBLEMS = 1_000  # of each task, that the tokenizer is trained on, beside the train split of the background
+NUM_PROBLEMS = 300  # of each task, that the tokenizer is trained on, beside the train split of the background
 ROPE_BASE = 100.0  # of the rotary positions; with the usual 10,000 most seeds stay on a plateau (LOG.md)
 END = "<|endoftext|>"
 LARGE_WORLD = {"num_people": 10, "num_places": 10}  # the tokenizer knows their names, too

@@ -113,8 +113,10 @@ def test_record_finds_the_question(recording, sample, tokenizer):
 
 
 def test_record_works_on_facts_alone(builder, tokenizer):
-    recording = analysis.record(make_model(), builder.sample("test", 0), tokenizer)
-    assert analysis.attention_mass(recording)["share"].sum() == pytest.approx(8 * len(recording.attentions), abs=1e-4)
+    sample = builder.sample("test", 0)
+    mass = analysis.attention_mass(analysis.record(make_model(), sample, tokenizer))
+    assert set(mass["segment"]) == set((sample.fact_spans[:, 0] // SEGMENT).tolist())
+    assert mass["share"].sum() == pytest.approx(8 * mass["segment"].nunique(), abs=1e-4)
 
 
 def test_record_refuses_a_model_without_memory(sample, tokenizer):

@@ -27,7 +27,7 @@ from rmtkit.training import make_optimizer, newest_complete_checkpoint, train
 def small(tmp_path_factory) -> dict:
     """Parameters of a run that takes a second: an untrained backbone, two stages of four updates."""
     folder = tmp_path_factory.mktemp("backbone")
-    tokenizer = train_tokenizer("qa1", seed=0)
+    tokenizer = train_tokenizer(seed=0)
     tokenizer.save_pretrained(folder)
     new_backbone(tokenizer, seed=0).save_pretrained(folder)
     return {"preset": "smoke", "backbone": str(folder), "data_dir": str(folder), "precision": "float32"}
