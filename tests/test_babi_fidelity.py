@@ -123,6 +123,8 @@ def test_distance_is_total_variation():
     assert (answers.distance, answers.test, answers.small) == (0.75, 0.25, 0.75)
     assert (words.distance, words.allowed, words.chance) == (0, 0, 1)
     assert answers.largest == "garden: 1.0000 real 0.2500, office: 0.0000 real 0.7500"
+    answers, *_ = compare([some, others] * 3, [some, others], [some, others], np.random.default_rng(0))
+    assert (answers.small, answers.test) == (0, 0)
 
 
 @pytest.mark.parametrize(
