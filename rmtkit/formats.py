@@ -43,7 +43,8 @@ def write_parquet(folder: Path, length: str, task: str, rows: Iterable[dict]) ->
 
     path = folder / shard_name(length, task)
     path.parent.mkdir(exist_ok=True)
-    with ParquetWriter(path, schema()) as writer:
+    whole = {"use_dictionary": False, "write_statistics": False}  # both would keep copies of texts of 60 MB
+    with ParquetWriter(path, schema(), **whole) as writer:
         for batch in _batches(rows, schema()):
             writer.write_batch(batch)
     return path
