@@ -2,8 +2,8 @@
 
 A tokenizer of 2,048 byte-level BPE entries and a decoder of four Qwen3-style layers (QK-norm, RoPE), taught to answer
 bAbI questions: first from the facts alone, more and more of them, then from facts in more and more background text.
-Both steps are ordinary runs of `rmtkit.training` with one segment and no memory. The committed reference backbone was made
-by the script beside it, with a decoder of the same size: in background this chain is still short of it.
+Both steps are ordinary runs of `rmtkit.training` with one segment and no memory. The committed reference backbone was
+made by the script beside it, with a decoder of the same size: in background this chain is still short of it.
 
 What did not work, with numbers: outputs/reference/LOG.md.
 """
