@@ -123,7 +123,7 @@ class BabilongBuilder:
         if num_tokens is not None and background_share < 1:
             num_fixed = self.num_fixed_tokens(problem)
             num_tokens = num_fixed + int(background_share * (num_tokens - num_fixed))
-        head, tail = self._question_ends(problem)
+        head, tail = self.question_ends(problem)
         room = None if num_tokens is None else num_tokens - self.num_fixed_tokens(problem)
         told, answer_sizes = self._told(problem, room)
         context, spans = self._context(told, num_tokens, len(head), len(tail), split, rng)
@@ -175,7 +175,7 @@ class BabilongBuilder:
 
     def num_fixed_tokens(self, problem: Problem) -> int:
         """Return the tokens of a prompt that are not background: facts, question, answer mark."""
-        ends = [] if self.layout == "authors" else self._question_ends(problem)
+        ends = [] if self.layout == "authors" else self.question_ends(problem)
         return sum(len(self._encode(fact)) for fact in problem.facts) + sum(len(end) for end in ends)
 
     def _too_long(self, what: str, num_tokens: int | None) -> str:
@@ -191,7 +191,7 @@ class BabilongBuilder:
             self._pieces[text] = encode_pieces(self.tokenizer, [text], is_joined=self.layout == "spaced")[0]
         return self._pieces[text]
 
-    def _question_ends(self, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    def question_ends(self, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands before and what stands after the context."""
         asked, mark = self._asked(problem, problem.questions[0]), self._answer_mark()
         head = self._encode("") if self.question_position == "last" else asked

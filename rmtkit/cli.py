@@ -7,7 +7,7 @@ import json
 import sys
 
 from rmtkit.babi.files import OFFICIAL_SIZES
-from rmtkit.bench import BENCHMARKS, bench_babi, stream_once
+from rmtkit.bench import BENCHMARKS, stream_once
 from rmtkit.config import TASKS, resolve
 from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, parse_names
 from rmtkit.formats import FORMATS
@@ -37,15 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _add_bench(commands) -> None:
     command = commands.add_parser("bench", help="measure; the last line is JSON", epilog=ANY_FIELD)
     command.add_argument("name", choices=sorted(BENCHMARKS))
-    command.add_argument("--num_stories", type=int, default=2000, help="babi: generated stories of each task")
+    command.add_argument("--num_stories", type=int, help="babi: generated stories of each task, 2000 if not given")
     command.add_argument("--output", help="babi: a CSV file for what was measured")
     command.set_defaults(run=_bench)
 
 
 def _bench(known: argparse.Namespace, fields: dict[str, str]) -> dict:
-    if known.name == "babi":
-        return bench_babi(resolve(fields), num_stories=known.num_stories, output=known.output)
-    return BENCHMARKS[known.name](resolve(fields))
+    options = {name: getattr(known, name) for name in ("num_stories", "output") if getattr(known, name) is not None}
+    if options and known.name != "babi":
+        raise ValueError(f"{' and '.join(options)}: for bench babi only, not for bench {known.name}")
+    return BENCHMARKS[known.name](resolve(fields), **options)
 
 
 def _add_stream(commands) -> None:

@@ -50,13 +50,19 @@ def prepare(config: Config) -> Experiment:
     return Experiment(config, open_run(config), tokenizer, builder)
 
 
-def open_problems(config: Config) -> GeneratedProblems | RecordedProblems | MixedProblems:
-    """Return the source of bAbI problems. Raises: ValueError for a variation that a task does not have or bad files."""
-    sources = [_open_task(config, task) for task in config.tasks]
+def open_problems(
+    config: Config, splits: tuple[str, ...] = ("train", "test")
+) -> GeneratedProblems | RecordedProblems | MixedProblems:
+    """Return the source of bAbI problems.
+
+    Args:   splits: of recorded problems, whose files are read and checked at once.
+    Raises: ValueError for a variation that a task does not have, or bad files.
+    """
+    sources = [_open_task(config, task, splits) for task in config.tasks]
     return sources[0] if len(sources) == 1 else MixedProblems(sources)
 
 
-def _open_task(config: Config, task: str) -> GeneratedProblems | RecordedProblems:
+def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedProblems | RecordedProblems:
     variation = Variation(
         num_people=config.num_people, num_places=config.num_places, num_things=config.num_things,
         vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, balance_answers=config.balance_answers,
@@ -68,8 +74,8 @@ def _open_task(config: Config, task: str) -> GeneratedProblems | RecordedProblem
         names = ", ".join(f.name for f in dataclasses.fields(Variation))
         raise ConfigError(f"babi_path {config.babi_path!r} is recorded; {names} are for generated stories only")
     problems = RecordedProblems(config.babi_path, task, **limits)
-    for split in ("train", "test"):
-        problems.num_problems(split)  # reads and checks the file
+    for split in splits:
+        problems.num_problems(split)
     return problems
 
 

@@ -57,7 +57,7 @@ class Request:
 class ContextBuilder(BabilongBuilder):
     """Builds prompts without their question, which is a column of its own: the length is that of the context."""
 
-    def _question_ends(self, *_) -> tuple[np.ndarray, np.ndarray]:
+    def question_ends(self, *_) -> tuple[np.ndarray, np.ndarray]:
         return self._encode(""), self._encode("")
 
 
@@ -75,7 +75,7 @@ def export_samples(config: Config, request: Request, output: str | Path) -> dict
     output = Path(output).expanduser()
     _check_texts(config, request)
     with _new_folder(output) as folder:
-        problems = {task: open_problems(replace(config, task=task)) for task in config.tasks}
+        problems = {task: open_problems(replace(config, task=task), (request.split,)) for task in config.tasks}
         tokenizer = open_tokenizer(config)
         background = _open_background(config, request, tokenizer)
         depth = (config.fact_depth_start, config.fact_depth_end)

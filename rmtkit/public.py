@@ -19,9 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from rmtkit.config import TASKS
+
 OWNER = "RMT-team"
 COLUMNS = ("input", "question", "target")
-TASKS = tuple(f"qa{number}" for number in range(1, 21))
 ROOM = {  # tokens of context and prompt together
     "0k": 0, "1k": 1_000, "2k": 2_000, "4k": 4_000, "8k": 8_000, "16k": 16_000, "32k": 32_000, "64k": 64_000,
     "128k": 128_000, "256k": 256_000, "512k": 512_000, "1M": 1_000_000, "10M": 10_000_000,

@@ -18,7 +18,7 @@ ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "background": {"background"},
     "babilong": {"babi", "background"},
     "scoring": {"babi"},
-    "public": set(),
+    "public": {"config"},
     "formats": {"public"},
     "memory": {"memory", "config"},
     "optimization": set(),

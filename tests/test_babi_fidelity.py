@@ -3,13 +3,12 @@
 import csv
 import dataclasses
 import json
-import os
 import random
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
+from official_babi import REAL, needs_real_files
 
 from rmtkit.babi import Question, Story, generate_story, read_stories, write_stories
 from rmtkit.babi.fidelity import (
@@ -25,8 +24,6 @@ from rmtkit.bench import bench_babi
 from rmtkit.cli import main
 from rmtkit.config import resolve
 
-REAL = Path(os.environ.get("RMTKIT_BABI") or Path(__file__).resolve().parents[2] / "shared" / "babi")
-needs_real_files = pytest.mark.skipif(not REAL.is_dir(), reason="the official bAbI files are not here")
 TASK = "qa8"  # with gaps, ages and numbers of supporting facts that vary
 
 

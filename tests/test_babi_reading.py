@@ -1,6 +1,5 @@
 """The reader and writer of the official bAbI files."""
 
-import os
 import tarfile
 import tempfile
 import zipfile
@@ -9,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from official_babi import REAL, needs_real_files
 
 from rmtkit.babi import (
-    RECORDED_TASKS,
+    TASKS,
     BabiFormatError,
     Question,
     Story,
@@ -20,9 +20,6 @@ from rmtkit.babi import (
     read_stories,
     write_stories,
 )
-
-REAL = Path(os.environ.get("RMTKIT_BABI") or Path(__file__).resolve().parents[2] / "shared" / "babi")
-needs_real_files = pytest.mark.skipif(not REAL.is_dir(), reason="the official bAbI files are not here")
 
 LINES = [
     "1 Ann went to the pond.",
@@ -256,7 +253,7 @@ def test_read_stories_names_the_line_that_is_not_utf8(tmp_path):
 
 
 @needs_real_files
-@pytest.mark.parametrize("task", RECORDED_TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_official_files_hold_the_right_number_of_questions_and_round_trip(task, tmp_path):
     for path in sorted((REAL / "en-10k").glob(f"{task}_*.txt")):
         stories = read_stories(path, task)

@@ -138,13 +138,13 @@ def test_check_lists_the_choices(name):
 
 
 def test_choices_are_those_of_the_modules():
-    from rmtkit.babi import RECORDED_TASKS
+    from rmtkit.babi import TASKS
     from rmtkit.babilong import LAYOUTS, QUESTION_POSITIONS
     from rmtkit.background import SOURCES
     from rmtkit.optimization import OPTIMIZERS
     from rmtkit.scoring import SCORING_RULES
 
-    assert Config(task="all").tasks == RECORDED_TASKS
+    assert Config(task="all").tasks == TASKS
     assert CHOICES["layout"] == LAYOUTS and CHOICES["question_position"] == QUESTION_POSITIONS
     assert set(CHOICES["scoring"]) == set(SCORING_RULES)
     assert set(CHOICES["background"]) == set(SOURCES) and set(CHOICES["optimizer"]) == set(OPTIMIZERS)

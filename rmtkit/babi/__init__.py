@@ -2,7 +2,6 @@
 
 from rmtkit.babi.generation import LABELS, generate_problem, generate_story
 from rmtkit.babi.reading import (
-    RECORDED_TASKS,
     BabiFormatError,
     has_space_before_tab,
     parse_stories,
@@ -16,7 +15,6 @@ from rmtkit.babi.tasks import ORIGINAL, TASKS, Variation
 __all__ = [
     "LABELS",
     "ORIGINAL",
-    "RECORDED_TASKS",
     "SPLITS",
     "TASKS",
     "BabiFormatError",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 
 from rmtkit.babi.generation import generate_story
-from rmtkit.babi.source import _split_of
+from rmtkit.babi.source import split_of
 from rmtkit.babi.story import Story
 
 MAX_DRAWS = 10_000  # stories in a row that belong to the other split
@@ -69,7 +69,7 @@ def stories(task: str, seed: int, split: str, num_questions: int) -> Iterator[St
     for index in count():
         drawn = story(task, seed, index)
         num_waiting += 1
-        if (_split_of(drawn.facts) == "test") is (split == "test"):
+        if (split_of(drawn.facts) == "test") is (split == "test"):
             drawn, num_waiting = _first_questions(drawn, num_missing), 0
             num_missing -= len(drawn.questions)
             yield drawn

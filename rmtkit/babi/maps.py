@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, product
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rmtkit.babi.household import make_question
 from rmtkit.babi.story import Question
@@ -18,6 +18,7 @@ SIDES = {"above": (0, 1), "below": (0, -1), "to the left of": (-1, 0), "to the r
 SMALLEST = ("chocolate", "box of chocolates")  # qa18: these two are always smaller than the containers
 LAST_FACTS = 10  # qa18: a question starts from one of the last facts, the newer the likelier; fitted, not exact
 AGEING = 0.94  # qa18: how much less likely each fact before; fitted
+Item = TypeVar("Item")
 
 
 class Link(NamedTuple):
@@ -29,7 +30,7 @@ class Link(NamedTuple):
     landmark: str
 
 
-def _other_pairs(rng: Draws, neighbours: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+def _other_pairs(rng: Draws, neighbours: dict[Item, list[Item]]) -> Iterator[tuple[Item, Item]]:
     """Yield each pair of neighbours once: any item first, then one of its neighbours, skipped if told already.
 
     So an item with few neighbours comes first in its pair more often.
@@ -61,14 +62,8 @@ class PlacesInLine:
         self.direction = pick(rng, DIRECTIONS)  # of the first place, seen from the middle one
 
     def tell(self, rng: Draws) -> None:
-        """Tell both neighbouring pairs, each from a random end: an end place is the subject of two facts in three."""
-        told: set[frozenset[int]] = set()
-        while len(told) < 2:
-            subject = pick(rng, (0, 1, 2))
-            landmark = pick(rng, (0, 2)) if subject == 1 else 1
-            if frozenset((subject, landmark)) in told:
-                continue
-            told.add(frozenset((subject, landmark)))
+        """Tell both neighbouring pairs; an end place is the subject of two facts in three."""
+        for subject, landmark in _other_pairs(rng, {0: [1], 1: [0, 2], 2: [1]}):
             direction = self.direction if subject < landmark else OPPOSITE[self.direction]
             link = Link(len(self.facts), self.line[subject], direction, self.line[landmark])
             self.clauses.append(link)

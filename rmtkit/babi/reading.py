@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from rmtkit.babi.story import Question, Story
+from rmtkit.babi.tasks import TASKS
 
-RECORDED_TASKS = tuple(f"qa{number}" for number in range(1, 21))
 FILE_SPLITS = ("train", "valid", "test")  # "valid" exists in the folder en-valid-10k only
 ENGLISH = "en-10k"  # the folder that is meant, of those in the archive
 # A script data set that `datasets` no longer loads; the official archive lies beside the script and is all we take.
@@ -41,8 +41,8 @@ def read_stories(path: str | os.PathLike, task: str, split: str = "test") -> lis
     Raises: ValueError if the task or split is unknown, the file is missing, or the hub cannot be reached;
             BabiFormatError if the file is malformed.
     """
-    if task not in RECORDED_TASKS:
-        raise ValueError(f"task {task!r} does not exist; the tasks are {', '.join(RECORDED_TASKS)}")
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} does not exist; the tasks are {', '.join(TASKS)}")
     if split not in FILE_SPLITS:
         raise ValueError(f"split {split!r} does not exist; a file is of split {', '.join(FILE_SPLITS)}")
     text, source = _find(_download() if path == "hub" else Path(path).expanduser(), task, split)

@@ -27,7 +27,8 @@ def _bucket(facts: tuple[str, ...], num_buckets: int) -> int:
     return int.from_bytes(digest, "big") % num_buckets
 
 
-def _split_of(facts: tuple[str, ...]) -> str:
+def split_of(facts: tuple[str, ...]) -> str:
+    """Return the split that generated problems with these facts belong to, whatever their seed."""
     return _SPLIT_OF_BUCKET[_bucket(facts, len(_SPLIT_OF_BUCKET))]
 
 
@@ -73,7 +74,7 @@ class GeneratedProblems:
             rng,
             num_extra_questions=num_extra_questions,
             num_questions_between=num_questions_between,
-            is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and _split_of(facts) == split,
+            is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and split_of(facts) == split,
             variation=self.variation,
         )
 

@@ -64,45 +64,46 @@ def _goes(rng: Draws, who: str, place: str) -> str:
     return f"{who} {pick(rng, GO_VERBS)} to the {place}."
 
 
-class DeniedWalks(Walks):
-    """qa9. Mary moved to the office. / John is in the garden. / Mary is no longer in the office.
-
-    A denial is itself a move: it names the place that the person has left.
-    """
+class ReportedWalks(Walks):
+    """Moves told of in three ways; the third, a quarter of the facts, is the subclass's."""
 
     def tell(self, rng: Draws) -> None:
         """Tell two facts."""
         for _ in range(2):
             person = pick(rng, self.words.people)
             old, new = self.move(rng, person)
-            chance, fact = rng.random(), len(self.facts)
+            chance = rng.random()
             if chance < 0.5:
-                self.record(_goes(rng, person, new), Report(fact, person, (new,)))
+                self.report(_goes(rng, person, new), person, new)
             elif chance < 0.75:
-                self.record(f"{person} is in the {new}.", Report(fact, person, (new,)))
+                self.report(f"{person} is in the {new}.", person, new)
             else:
-                no = "no longer" if chance < 0.875 else "not"
-                self.record(f"{person} is {no} in the {old}.", Report(fact, person, (old,), is_denial=True))
+                self.tell_unclearly(rng, person, old, new)
+
+    def report(self, sentence: str, person: str, *places: str, is_denial: bool = False) -> None:
+        """Tell a fact that says where a person is, may be or is not."""
+        self.record(sentence, Report(len(self.facts), person, places, is_denial))
 
 
-class DoubtfulWalks(Walks):
+class DeniedWalks(ReportedWalks):
+    """qa9. Mary moved to the office. / John is in the garden. / Mary is no longer in the office.
+
+    A denial is itself a move: it names the place that the person has left.
+    """
+
+    def tell_unclearly(self, rng: Draws, person: str, old: str, new: str) -> None:
+        """Tell where a person is not any more."""
+        self.report(f"{person} is {pick(rng, ('no longer', 'not'))} in the {old}.", person, old, is_denial=True)
+
+
+class DoubtfulWalks(ReportedWalks):
     """qa10. Julie is either in the park or the office. Both may be the same place, as in the official files."""
 
-    def tell(self, rng: Draws) -> None:
-        """Tell two facts."""
-        for _ in range(2):
-            person = pick(rng, self.words.people)
-            _, new = self.move(rng, person)
-            chance, fact = rng.random(), len(self.facts)
-            if chance < 0.5:
-                self.record(_goes(rng, person, new), Report(fact, person, (new,)))
-            elif chance < 0.75:
-                self.record(f"{person} is in the {new}.", Report(fact, person, (new,)))
-            else:
-                other = pick(rng, self.words.places)
-                one, two = (new, other) if rng.random() < 0.5 else (other, new)
-                sentence = f"{person} is either in the {one} or the {two}."
-                self.record(sentence, Report(fact, person, (one, two)))
+    def tell_unclearly(self, rng: Draws, person: str, old: str, new: str) -> None:
+        """Tell two places, in any order, of which the first or the second is the right one."""
+        other = pick(rng, self.words.places)
+        one, two = (new, other) if rng.random() < 0.5 else (other, new)
+        self.report(f"{person} is either in the {one} or the {two}.", person, one, two)
 
 
 class PronounWalks(Walks):
