@@ -10,15 +10,19 @@ from rmtkit.memory import RMTConfig, RMTForCausalLM
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def greedy(model, input_ids, num_new, *, size=5):
-    """Answer greedily by a full recomputation for each token: [memory; last segment; new], no write slots, no cache."""
+def next_logits(model, input_ids, *, size=5):
+    """Compute the logits (b, v) of the next token from scratch: whole segments, then [memory; rest], no cache."""
     whole, state = (input_ids.shape[1] - 1) // size * size, model.initial_memory(len(input_ids))
     for start in range(0, whole, size):
         _, state = model.step(input_ids[:, start : start + size], state)
+    embeddings = torch.cat([state, model.get_input_embeddings()(input_ids[:, whole:])], dim=1)
+    return model.backbone(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
+
+
+def greedy(model, input_ids, num_new):
+    """Continue greedily, each token from scratch."""
     for _ in range(num_new):
-        embeddings = torch.cat([state, model.get_input_embeddings()(input_ids[:, whole:])], dim=1)
-        logits = model.backbone(inputs_embeds=embeddings, use_cache=False).logits
-        input_ids = torch.cat([input_ids, logits[:, -1:].argmax(-1)], dim=1)
+        input_ids = torch.cat([input_ids, next_logits(model, input_ids).argmax(-1, keepdim=True)], dim=1)
     return input_ids
 
 
@@ -74,8 +78,8 @@ def test_read_memory_takes_a_gradient(make_model, make_tokens):
 @pytest.mark.parametrize("num_tokens", [3, 5, 10, 13])
 def test_generate_equals_full_recomputation(architecture, make_model, make_tokens, num_tokens):
     model, tokens = make_model(architecture), make_tokens(2, num_tokens)
-    found = model.generate(tokens, max_new_tokens=6, do_sample=False, eos_token_id=None)
-    assert torch.equal(found, greedy(model, tokens, 6))
+    found = model.generate(tokens, max_new_tokens=13, do_sample=False, eos_token_id=None)
+    assert torch.equal(found, greedy(model, tokens, 13))
 
 
 def test_generate_without_memory_tokens_reads_the_last_segment(make_model, make_tokens):
@@ -97,9 +101,18 @@ def test_generate_of_uint16_equals_generate_of_int64(make_model, make_tokens):
     assert torch.equal(model.generate(tokens.numpy().astype(np.uint16), **options), model.generate(tokens, **options))
 
 
-def test_generate_of_padded_samples_raises(make_model, make_tokens):
-    with pytest.raises(ValueError, match="padding"):
-        make_model().generate(make_tokens(1, 4), attention_mask=torch.tensor([[1, 1, 1, 0]]), max_new_tokens=1)
+@pytest.mark.parametrize("side", ["left", "right", "anywhere"])
+def test_generate_of_several_lengths_equals_each_alone(architecture, make_model, make_tokens, side):
+    model, lengths = make_model(architecture), (13, 10, 4, 1)
+    rows = [make_tokens(1, length, seed=length) for length in lengths]
+    mask = torch.stack([torch.arange(13) < length for length in lengths]).long()
+    mask = {"left": mask.flip(1), "right": mask, "anywhere": torch.stack([row.roll(3) for row in mask])}[side]
+    padded = torch.zeros_like(mask)
+    padded[mask.bool()] = torch.cat([row[0] for row in rows])
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    found = model.generate(padded, attention_mask=mask, **options)[:, 13:]
+    for row, new in zip(rows, found, strict=True):
+        assert torch.equal(new, model.generate(row, **options)[0, row.shape[1] :])
 
 
 # ---------------------------------------------------------------- wrapping, saving, loading

@@ -1,4 +1,4 @@
-"""Cutting a sample into segments and shifting its labels.
+"""Cutting a sample into segments, shifting its labels, and moving its padding out of the way.
 
 Axis letters: b batch, t tokens, s segment tokens, n segments.
 """
@@ -26,3 +26,27 @@ def first_segment_in_graph(num_segments: int, bptt_depth: int | None) -> int:
     The count starts at the end of *this* sample, whatever the longest sample may be.
     """
     return 0 if bptt_depth is None else max(0, num_segments - bptt_depth)
+
+
+def padding_last(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the order (b, t) that puts what is not padding first and keeps it as it is otherwise.
+
+    In that order a row does not depend on where its padding was: segments begin at its own first token, positions
+    count from there, and under a causal mask nothing sees what comes after its end.
+    """
+    return attention_mask.bool().int().argsort(dim=1, descending=True, stable=True)
+
+
+def padding_first(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the order (b, t) that puts padding first: all rows end together."""
+    return attention_mask.bool().int().argsort(dim=1, stable=True)
+
+
+def reorder(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Return values (b, t) or (b, t, d) with their positions in the given order (b, t)."""
+    return values.gather(1, order if values.ndim == 2 else order[..., None].expand(-1, -1, values.shape[2]))
+
+
+def restore(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Undo `reorder`."""
+    return reorder(values, order.argsort(dim=1))

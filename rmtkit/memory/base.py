@@ -1,0 +1,132 @@
+"""What all Recurrent Memory Transformers share: a backbone, its memory tokens, and reading a text of any length.
+
+Subclasses say how one segment is read (`step`) and what is made of the hidden states (`forward`).
+
+Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width, h heads.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration import RMTConfig
+
+
+@dataclass
+class SegmentOutput(ModelOutput):
+    """One segment: last hidden states of its tokens (b, s, d); attentions of each layer if asked for.
+
+    Attentions of a decoder are (b, h, m+s+m, m+s+m), those of an encoder (b, h, p, p) over its p positions; padding,
+    if there is any, comes last in them.
+    """
+
+    hidden: torch.Tensor | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class RMTPreTrainedModel(PreTrainedModel):
+    """A pretrained model that reads its input segment by segment and carries `num_memory_tokens` vectors along."""
+
+    config_class = RMTConfig
+    auto_class = AutoModelForCausalLM  # of the backbone
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: RMTConfig):
+        super().__init__(config)
+        self.backbone = self.auto_class.from_config(config.backbone_config)
+        width = self.backbone.get_input_embeddings().weight.shape[1]
+        self.memory = torch.nn.Parameter(torch.empty(config.num_memory_tokens, width))
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, backbone, **settings) -> "RMTPreTrainedModel":
+        """Wrap a pretrained model; its weights are kept and fresh memory tokens are drawn.
+
+        Args:    backbone: a model of the kind that this class wraps, or the folder or hub name of one;
+                 settings: the fields of `RMTConfig`.
+        Raises:  ValueError for sizes that do not fit, or a backbone that the class cannot wrap.
+        """
+        if not isinstance(backbone, PreTrainedModel):
+            backbone = cls.auto_class.from_pretrained(backbone)
+        cls.check_backbone(backbone)
+        config = RMTConfig(backbone_config=backbone.config, **settings)
+        with torch.device("meta"):
+            model = cls(config)
+        model.backbone = backbone
+        model.memory = torch.nn.Parameter(backbone.get_input_embeddings().weight.new_empty(model.memory.shape))
+        model.reset_memory()
+        return model.train(backbone.training)
+
+    @classmethod
+    def check_backbone(cls, backbone: PreTrainedModel) -> None:
+        """Raise ValueError for a backbone that the class cannot wrap."""
+
+    @torch.no_grad()
+    def reset_memory(self, generator: torch.Generator | None = None) -> None:
+        """Draw the initial memory M_0 (m, d): normal, with the spread of the token embeddings (authors' choice)."""
+        embeddings = self.backbone.get_input_embeddings().weight
+        noise = torch.randn(self.memory.shape, generator=generator)
+        self.memory.copy_(noise.to(embeddings) * embeddings.std())
+
+    def _init_weights(self, module) -> None:
+        """Initialise only what is ours; the backbone sees to itself, and loaded parameters never come here."""
+        if module is self:
+            self.reset_memory()
+
+    def get_input_embeddings(self):
+        """Return the backbone's token embedding."""
+        return self.backbone.get_input_embeddings()
+
+    def get_output_embeddings(self):
+        """Return the backbone's LM head."""
+        return self.backbone.get_output_embeddings()
+
+    def initial_memory(self, batch_size: int) -> torch.Tensor:
+        """Return M_0 for every sample of a batch, (b, m, d)."""
+        return self.memory.expand(batch_size, -1, -1)
+
+    def step(self, segment, state=None, *, attention_mask=None, output_attentions=False):
+        """Read one segment and write the memory: the only place where the recurrence is computed.
+
+        Args:    segment (b, s) token ids;  state: M_t (b, m, d), None for M_0;
+                 attention_mask (b, s), 1 for text and 0 for padding anywhere, None if there is no padding.
+        Returns: SegmentOutput and M_{t+1} (b, m, d). A sample whose segment is all padding keeps its memory.
+        """
+        raise NotImplementedError
+
+    def _checkpointed_step(self, segment, state, attention_mask):
+        if not (self.config.segment_checkpointing and self.training and torch.is_grad_enabled()):
+            return self.step(segment, state, attention_mask=attention_mask)
+        return checkpoint(self.step, segment, state, attention_mask=attention_mask, use_reentrant=False)
+
+    @torch.no_grad()
+    def read(self, input_ids, state=None, attention_mask=None) -> torch.Tensor | None:
+        """Stream tokens (b, t) of any length through the recurrence and return the memory (b, m, d).
+
+        Only one segment is on the device at a time, so peak memory does not grow with t; `input_ids` may stay on
+        the CPU and in any integer type (a memory-mapped store of uint16, for example). No tokens: `state` as it is.
+        """
+        size = self.config.segment_size
+        for start in range(0, input_ids.shape[1], size):
+            segment = self._on_device(input_ids[:, start : start + size])
+            mask = None if attention_mask is None else attention_mask[:, start : start + size].to(self.device)
+            _, state = self.step(segment, state, attention_mask=mask)
+        return state
+
+    def _on_device(self, tokens) -> torch.Tensor:
+        """Copy token ids of any integer type, numpy or torch, to the device as int64."""
+        if isinstance(tokens, np.ndarray):
+            tokens = torch.from_numpy(tokens.astype(np.int64))  # torch would warn of memory that is mapped read-only
+        return tokens.to(self.device, torch.long)
+
+
+def keep_where_empty(written: torch.Tensor, state: torch.Tensor, attention_mask) -> torch.Tensor:
+    """Return the memory after a segment (b, m, d): the old one for samples whose segment (b, s) is all padding."""
+    if attention_mask is None:
+        return written
+    return torch.where(attention_mask.bool().any(dim=1)[:, None, None], written, state.to(written.dtype))
