@@ -72,7 +72,7 @@ class ReadingCache:
         self.tokens, self.mask = _cut(tokens, num_full * size, lengths)
 
     def _decode(self, model, embeddings: torch.Tensor) -> torch.Tensor:
-        """Continue [M_t ; tokens] by embeddings (b, k, d); without keys they are all of it. Returns: hidden (b, k, d)."""
+        """Continue [M_t ; tokens] by embeddings (b, k, d), without keys all of it; return hidden states (b, k, d)."""
         decoder, arguments = model.backbone.get_decoder(), {}
         if not bool(self.mask.all()):
             mask = functional.pad(self.mask, (self.memory.shape[1], 0), value=True)
