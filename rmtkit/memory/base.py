@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration import RMTConfig
+from .segments import first_segment_in_graph, split_segments
 
 
 @dataclass
@@ -75,8 +77,13 @@ class RMTPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module) -> None:
         """Initialise only what is ours; the backbone sees to itself, and loaded parameters never come here."""
-        if module is self:
+        if module is self and not getattr(self.memory, "_is_hf_initialized", False):
             self.reset_memory()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Whether loading has to guess what is loaded already; guessing leaves out buffers of some backbones."""
+        return False
 
     def get_input_embeddings(self):
         """Return the backbone's token embedding."""
@@ -104,6 +111,38 @@ class RMTPreTrainedModel(PreTrainedModel):
             return self.step(segment, state, attention_mask=attention_mask)
         return checkpoint(self.step, segment, state, attention_mask=attention_mask, use_reentrant=False)
 
+    def _steps(self, segments, masks, state):
+        """Yield output and memory of each segment; what lies before the BPTT depth is a constant to what follows.
+
+        Args: segments: of (b, s) token ids each;  masks: for each segment (b, s) or None;  state: M_t, None for M_0.
+        """
+        first = first_segment_in_graph(len(segments), self.config.bptt_depth)
+        for index, (segment, mask) in enumerate(zip(segments, masks, strict=True)):
+            if state is not None and 0 < index <= first:
+                state = state.detach()
+            output, state = self._checkpointed_step(segment, state, mask)
+            yield output, state
+
+    def _read_left_to_right(self, input_ids, attention_mask, targets, state, kept: str):
+        """Step through all segments, with what is padded at the end of each row.
+
+        Args:    targets (b, t): what each position has to predict, or None;  kept: the field of the output to keep.
+        Returns: that field of each segment (b, s, .), or with targets (k, .) of its k labelled positions; their
+                 targets (k,); the memory after the last segment.
+        """
+        parts = []
+        for values in (input_ids, attention_mask, targets):
+            parts.append(None if values is None else split_segments(values, self.config.segment_size))
+        segments, masks, targets = parts
+        values, wanted = [], []
+        for index, (output, memory) in enumerate(self._steps(segments, masks or [None] * len(segments), state)):
+            if targets is None:
+                values.append(output[kept])
+            elif (has_label := targets[index] != -100).any():  # an empty selection would keep the segment in the graph
+                values.append(output[kept][has_label])
+                wanted.append(targets[index][has_label])
+        return values, wanted, memory
+
     @torch.no_grad()
     def read(self, input_ids, state=None, attention_mask=None) -> torch.Tensor | None:
         """Stream tokens (b, t) of any length through the recurrence and return the memory (b, m, d).
@@ -123,6 +162,14 @@ class RMTPreTrainedModel(PreTrainedModel):
         if isinstance(tokens, np.ndarray):
             tokens = torch.from_numpy(tokens.astype(np.int64))  # torch would warn of memory that is mapped read-only
         return tokens.to(self.device, torch.long)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, num_items=None) -> torch.Tensor:
+    """Return the mean cross-entropy of logits (k, v) over labels (k,) but -100; `num_items` replaces their number."""
+    logits, labels = logits.float(), labels.to(logits.device)
+    if num_items is None:
+        return functional.cross_entropy(logits, labels)
+    return functional.cross_entropy(logits, labels, reduction="sum") / num_items
 
 
 def keep_where_empty(written: torch.Tensor, state: torch.Tensor, attention_mask) -> torch.Tensor:

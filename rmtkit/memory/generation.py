@@ -84,9 +84,11 @@ class ReadingCache:
             if "position_ids" in inspect.signature(decoder.forward).parameters:
                 positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
                 arguments["position_ids"] = positions[:, -embeddings.shape[1] :]
-        output = decoder(inputs_embeds=embeddings, past_key_values=self.keys, use_cache=True, **arguments)
-        self.keys = output.past_key_values
-        return output.last_hidden_state
+        if self.keys is not None:
+            arguments["past_key_values"] = self.keys
+        output = decoder(inputs_embeds=embeddings, use_cache=True, **arguments)
+        self.keys = output.get("past_key_values")  # None (Mamba): the segment is read anew for every token
+        return output.last_hidden_state.to(embeddings.dtype)
 
 
 def _cut(tokens: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

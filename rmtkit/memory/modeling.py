@@ -18,10 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .base import RMTPreTrainedModel, SegmentOutput, keep_where_empty
+from .base import RMTPreTrainedModel, SegmentOutput, cross_entropy, keep_where_empty
 from .configuration import RMTConfig
 from .generation import ReadingCache
-from .segments import first_segment_in_graph, next_token_targets, padding_last, reorder, restore, split_segments
+from .segments import next_token_targets, pack, padding_last, reorder, restore
 
 
 @dataclass
@@ -73,9 +73,10 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         output = self.backbone.get_decoder()(
             inputs_embeds=embeddings, use_cache=False, output_attentions=output_attentions
         )
-        hidden = output.last_hidden_state if order is None else restore(output.last_hidden_state, order)
+        hidden = output.last_hidden_state.to(embeddings.dtype)  # Mamba's is float32 whatever its weights are
+        hidden = hidden if order is None else restore(hidden, order)
         written = keep_where_empty(hidden[:, m + s :], state, attention_mask)
-        return SegmentOutput(hidden=hidden[:, m : m + s], attentions=output.attentions), written
+        return SegmentOutput(hidden=hidden[:, m : m + s], attentions=output.get("attentions")), written
 
     # ------------------------------------------------------------------ its callers
 
@@ -95,40 +96,14 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         """
         if use_cache and labels is None:
             return self._continue(input_ids, attention_mask, state, past_key_values)
-        order = None
-        if attention_mask is not None and not bool(attention_mask.all()):
-            order = padding_last(attention_mask)
-            input_ids, attention_mask = reorder(input_ids, order), reorder(attention_mask, order)
-            labels = None if labels is None else reorder(labels, order)
-        hidden, targets, memory = self._run(input_ids, attention_mask if order is not None else None, labels, state)
+        input_ids, attention_mask, labels, order = pack(input_ids, attention_mask, labels)
+        targets = None if labels is None else next_token_targets(labels)
+        hidden, targets, memory = self._read_left_to_right(input_ids, attention_mask, targets, state, "hidden")
         if labels is not None:
             return RMTOutput(loss=self._loss(hidden, targets, num_items_in_batch), memory=memory)
         hidden = torch.cat(hidden, dim=1)
         hidden = hidden if order is None else restore(hidden, order)
         return RMTOutput(logits=self.get_output_embeddings()(hidden[:, -logits_to_keep:]), memory=memory)
-
-    def _run(self, input_ids, attention_mask, labels, state):
-        """Step through all segments, with what is padded at the end of each row.
-
-        Returns: hidden states, of each segment (b, s, d), or with labels (k, d) of its k labelled positions; their
-                 targets (k,); the memory after the last segment.
-        """
-        size = self.config.segment_size
-        segments = split_segments(input_ids, size)
-        masks = [None] * len(segments) if attention_mask is None else split_segments(attention_mask, size)
-        targets = [None] * len(segments) if labels is None else split_segments(next_token_targets(labels), size)
-        first = first_segment_in_graph(len(segments), self.config.bptt_depth)
-        kept, wanted = [], []
-        for index, (segment, mask, target) in enumerate(zip(segments, masks, targets, strict=True)):
-            if state is not None and 0 < index <= first:
-                state = state.detach()  # truncated BPTT: what comes before is a constant
-            output, state = self._checkpointed_step(segment, state, mask)
-            if labels is None:
-                kept.append(output.hidden)
-            elif (has_label := target != -100).any():  # an empty selection would keep the whole segment in the graph
-                kept.append(output.hidden[has_label])
-                wanted.append(target[has_label])
-        return kept, wanted, state
 
     def _loss(self, hidden: list[torch.Tensor], targets: list[torch.Tensor], num_items=None) -> torch.Tensor:
         """Return the cross-entropy over the labelled positions, given as (k, d) and (k,) for each segment.
@@ -137,11 +112,7 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         """
         if not targets:
             raise ValueError("labels hold no target: every label after the first position is -100")
-        logits = self.get_output_embeddings()(torch.cat(hidden))
-        labels = torch.cat(targets).to(logits.device)
-        if num_items is None:
-            return functional.cross_entropy(logits.float(), labels)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum") / num_items
+        return cross_entropy(self.get_output_embeddings()(torch.cat(hidden)), torch.cat(targets), num_items)
 
     # ------------------------------------------------------------------ generation
 
@@ -178,7 +149,8 @@ def _is_head_linear(backbone: PreTrainedModel) -> bool:
     num_ids = min(8, backbone.get_input_embeddings().num_embeddings)
     probe, is_training = torch.arange(num_ids, device=backbone.device)[None], backbone.training
     backbone.eval()
-    logits = backbone.get_output_embeddings()(backbone.get_decoder()(probe, use_cache=False).last_hidden_state)
+    hidden = backbone.get_decoder()(probe, use_cache=False).last_hidden_state
+    logits = backbone.get_output_embeddings()(hidden.to(backbone.get_input_embeddings()(probe).dtype))
     expected = backbone(probe, use_cache=False).logits
     backbone.train(is_training)
     return torch.allclose(logits.float(), expected.float(), rtol=1e-4, atol=1e-5)
