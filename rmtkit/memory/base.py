@@ -130,17 +130,17 @@ class RMTPreTrainedModel(PreTrainedModel):
         Returns: that field of each segment (b, s, .), or with targets (k, .) of its k labelled positions; their
                  targets (k,); the memory after the last segment.
         """
-        parts = []
-        for values in (input_ids, attention_mask, targets):
-            parts.append(None if values is None else split_segments(values, self.config.segment_size))
-        segments, masks, targets = parts
+        size = self.config.segment_size
+        segments = split_segments(input_ids, size)
+        masks = [None] * len(segments) if attention_mask is None else split_segments(attention_mask, size)
+        targets = [None] * len(segments) if targets is None else split_segments(targets, size)
         values, wanted = [], []
-        for index, (output, memory) in enumerate(self._steps(segments, masks or [None] * len(segments), state)):
-            if targets is None:
+        for (output, memory), target in zip(self._steps(segments, masks, state), targets, strict=True):
+            if target is None:
                 values.append(output[kept])
-            elif (has_label := targets[index] != -100).any():  # an empty selection would keep the segment in the graph
+            elif (has_label := target != -100).any():  # an empty selection would keep the whole segment in the graph
                 values.append(output[kept][has_label])
-                wanted.append(targets[index][has_label])
+                wanted.append(target[has_label])
         return values, wanted, memory
 
     @torch.no_grad()

@@ -50,3 +50,28 @@ def reorder(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def restore(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Undo `reorder`."""
     return reorder(values, order.argsort(dim=1))
+
+
+def pack(input_ids, attention_mask, labels=None):
+    """Move the padding of rows (b, t) to their end.
+
+    Returns: input_ids, attention_mask, labels, and the order that `restore` takes; mask and order are None if
+             there is no padding.
+    """
+    if attention_mask is None or bool(attention_mask.all()):
+        return input_ids, None, labels, None
+    order = padding_last(attention_mask)
+    labels = None if labels is None else reorder(labels, order)
+    return reorder(input_ids, order), reorder(attention_mask, order), labels, order
+
+
+def align_right(input_ids, attention_mask):
+    """Move the padding of rows (b, t) to their beginning, and cut off what is padding in all of them."""
+    order = padding_first(attention_mask)[:, -max(1, int(attention_mask.bool().sum(dim=1).max())) :]
+    return reorder(input_ids, order), reorder(attention_mask, order)
+
+
+def borders_from_right(num_tokens: int, segment_size: int) -> list[tuple[int, int]]:
+    """Return [start, end) of n = ceil(t / segment_size) segments that are full but for the first."""
+    ends = range(num_tokens, 0, -segment_size)
+    return [(max(0, end - segment_size), end) for end in reversed(ends)]
