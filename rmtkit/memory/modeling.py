@@ -75,7 +75,8 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         )
         hidden = output.last_hidden_state.to(embeddings.dtype)  # Mamba's is float32 whatever its weights are
         hidden = hidden if order is None else restore(hidden, order)
-        written = keep_where_empty(hidden[:, m + s :], state, attention_mask)
+        memory = hidden[:, m + s :].clone()  # a view would keep the segment's whole hidden states (b, m+s+m, d)
+        written = keep_where_empty(memory, state, attention_mask)
         return SegmentOutput(hidden=hidden[:, m : m + s], attentions=output.get("attentions")), written
 
     # ------------------------------------------------------------------ its callers
