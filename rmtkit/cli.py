@@ -1,15 +1,16 @@
-"""Command line: python -m rmtkit bench | stream | export | babi; --help says what each can be given."""
+"""Command line: python -m rmtkit bench | stream | export | babi | convert; --help says what each can be given."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from rmtkit.babi.files import OFFICIAL_SIZES
 from rmtkit.bench import BENCHMARKS, stream_once
 from rmtkit.config import TASKS, resolve
-from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, parse_names
+from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, new_folder, parse_names
 from rmtkit.formats import FORMATS
 from rmtkit.public import LENGTHS
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_stream(commands)
     _add_export(commands)
     _add_babi(commands)
+    _add_convert(commands)
     known, rest = parser.parse_known_args(arguments)
     try:
         result = known.run(known, _overrides(rest))
@@ -86,8 +88,7 @@ def _add_babi(commands) -> None:
 
 def _babi(known: argparse.Namespace, fields: dict[str, str]) -> dict:
     tasks = parse_names("task", known.task, TASKS)
-    if fields:
-        raise ValueError(f"unknown option --{next(iter(fields))}; python -m rmtkit babi --help lists them")
+    _refuse(fields, "babi")
     if len(tasks) > 1:
         if known.split:
             raise ValueError(f"split is {known.split!r}; a folder of several tasks has both splits, leave it out")
@@ -99,6 +100,29 @@ def _babi(known: argparse.Namespace, fields: dict[str, str]) -> dict:
     split = known.split or "train"
     num_questions = OFFICIAL_SIZES[split] if known.num_questions is None else known.num_questions
     return export_story_file(known.output, tasks[0], seed=known.seed, split=split, num_questions=num_questions)
+
+
+def _add_convert(commands) -> None:
+    command = commands.add_parser("convert", help="write a checkpoint of the authors' code as a folder of ours")
+    command.add_argument("--source", required=True, help="a folder, file or hub name with the authors' weights")
+    command.add_argument("--output", required=True, help="a folder that does not exist yet")
+    command.add_argument("--backbone", help="its name or folder; config.json of the source, else gpt2, if not given")
+    command.add_argument("--segment_size", type=int, default=512, help="tokens, 512 in the published checkpoints")
+    command.set_defaults(run=_convert)
+
+
+def _convert(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    from rmtkit.memory.checkpoints import convert_authors_checkpoint
+
+    _refuse(fields, "convert")
+    with new_folder(Path(known.output).expanduser()) as folder:
+        result = convert_authors_checkpoint(known.source, folder, known.backbone, segment_size=known.segment_size)
+    return {"output": known.output, **result}
+
+
+def _refuse(fields: dict[str, str], command: str) -> None:
+    if fields:
+        raise ValueError(f"unknown option --{next(iter(fields))}; python -m rmtkit {command} --help lists them")
 
 
 def _overrides(arguments: list[str]) -> dict[str, str]:

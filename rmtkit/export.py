@@ -74,7 +74,7 @@ def export_samples(config: Config, request: Request, output: str | Path) -> dict
 
     output = Path(output).expanduser()
     _check_texts(config, request)
-    with _new_folder(output) as folder:
+    with new_folder(output) as folder:
         problems = {task: open_problems(replace(config, task=task), (request.split,)) for task in config.tasks}
         tokenizer = open_tokenizer(config)
         background = _open_background(config, request, tokenizer)
@@ -146,7 +146,7 @@ def export_story_folder(output: str | Path, tasks: Sequence[str], *, seed: int, 
     Raises: as `export_story_file`.
     """
     output = Path(output).expanduser()
-    with _new_folder(output) as folder:
+    with new_folder(output) as folder:
         for task in tasks:
             for split in OFFICIAL_SIZES:
                 _write_story_file(folder / file_name(task, split), task, seed, split, sizes[split])
@@ -239,7 +239,7 @@ def _check_new(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
+def new_folder(output: Path) -> Iterator[Path]:
     """Yield a folder to write in; it gets its name when all went well, and is removed if not."""
     _check_new(output)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
