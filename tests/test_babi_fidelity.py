@@ -20,7 +20,7 @@ from rmtkit.babi.fidelity import (
     templates,
     vocabulary,
 )
-from rmtkit.bench import bench_babi
+from rmtkit.bench.babi import bench_babi
 from rmtkit.cli import main
 from rmtkit.config import resolve
 

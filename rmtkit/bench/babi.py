@@ -1,97 +1,15 @@
-"""Speed and memory, measured as ratios within one run: machines are shared and noisy.
-
-Every benchmark prints what it measured and ends with one line of JSON.
-"""
+"""Generated bAbI stories, against the official files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from rmtkit.config import Config
 
 if TYPE_CHECKING:
     from rmtkit.babi.fidelity import Report
-
-LONG, LONGEST = 512 * 1024, 10_000_000  # tokens
-STREAM_SIZES = (10_000, 1_000_000)  # tokens
-
-
-def bench_data(config: Config) -> dict:
-    """Compare assembling a sample of 512k tokens from the store with tokenising its text on the fly.
-
-    The text is tokenised in the two ways people do: a call per sentence (the authors' code), and one batched call.
-    """
-    from rmtkit.experiment import open_builder, open_problems, open_tokenizer
-
-    tokenizer = open_tokenizer(config)
-    open_builder(config, tokenizer, open_problems(config))  # build the store first, if it is not there
-    builder = open_builder(config, tokenizer, open_problems(config))
-    longest = _seconds(lambda: builder.sample("test", 0, LONGEST))
-    assembled = min(_seconds(lambda i=i: builder.sample("test", i, LONG)) for i in range(1, 6))
-    tokens, starts = builder.background.passage("test", LONG, np.random.default_rng(0))
-    sentences = tokenizer.batch_decode([piece.tolist() for piece in np.split(tokens, starts[1:])])
-    batched = min(_seconds(lambda: tokenizer(sentences, add_special_tokens=False)) for _ in range(2))
-    one_by_one = _seconds(lambda: [tokenizer(sentence, add_special_tokens=False) for sentence in sentences])
-    print(f"sample of {LONG:,} tokens from the store: {assembled * 1e3:.2f} ms (best of 5)")
-    print(
-        f"  tokenised on the fly, one batched call: {batched * 1e3:,.0f} ms, {batched / assembled:,.0f} times as long"
-    )
-    print(
-        f"  tokenised on the fly, sentence by sentence: {one_by_one * 1e3:,.0f} ms, {one_by_one / assembled:,.0f} times"
-    )
-    print(f"first sample of {LONGEST:,} tokens: {longest:.3f} s")
-    return {
-        "bench": "data", "background": config.background, "tokens": LONG, "assembled_s": assembled,
-        "tokenised_batched_s": batched, "tokenised_one_by_one_s": one_by_one,
-        "ratio_batched": batched / assembled, "ratio_one_by_one": one_by_one / assembled,
-        "first_10m_s": longest,
-    }  # fmt: skip
-
-
-def bench_memory(config: Config) -> dict:
-    """Compare the peak memory of streaming one sample of 1M tokens with that of 10k tokens, a fresh process each."""
-    peaks = {}
-    for size in STREAM_SIZES:
-        command = [sys.executable, "-m", "rmtkit", "stream", f"--num_tokens={size}", f"--backbone={config.backbone}"]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        peaks[size] = json.loads(output.splitlines()[-1])
-        print(f"{size:>9,} tokens: peak {peaks[size]['peak_mb']:.0f} MB, {peaks[size]['tokens_per_s']:,.0f} tokens/s")
-    short, long = (peaks[size]["peak_mb"] for size in STREAM_SIZES)
-    print(f"the long one takes {long / short:.3f} times the memory of the short one")
-    return {
-        "bench": "memory",
-        "peak_mb": {str(size): peaks[size]["peak_mb"] for size in STREAM_SIZES},
-        "ratio": long / short,
-    }
-
-
-def stream_once(config: Config, num_tokens: int) -> dict:
-    """Answer one sample of `num_tokens` and return the peak memory of this process and the speed."""
-    import resource
-
-    import torch
-
-    from rmtkit.evaluation import answer
-    from rmtkit.experiment import autocast, build_model, open_builder, open_problems, open_tokenizer
-
-    tokenizer = open_tokenizer(config)
-    builder = open_builder(config, tokenizer, open_problems(config))
-    model = build_model(config).eval()
-    sample = builder.sample("test", 0, num_tokens)
-    with torch.inference_mode(), autocast(config.precision, model.device):
-        seconds = _seconds(lambda: answer(model, [sample], tokenizer))
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return {"num_tokens": num_tokens, "peak_mb": peak, "tokens_per_s": num_tokens / seconds}
 
 
 def bench_babi(config: Config, *, num_stories: int = 2000, output: str | None = None) -> dict:
@@ -124,9 +42,6 @@ def bench_babi(config: Config, *, num_stories: int = 2000, output: str | None = 
         "notes": [report.note for report in reports if report.note],
         "failed": {report.task: report.failures for report in reports if report.failures},
     }  # fmt: skip
-
-
-BENCHMARKS: dict[str, Callable[..., dict]] = {"data": bench_data, "memory": bench_memory, "babi": bench_babi}
 
 
 def _print_babi_heading() -> None:
@@ -187,9 +102,3 @@ def _write_babi_table(reports: list[Report], path: Path) -> None:
     unfinished = path.with_suffix(".partial")
     pd.DataFrame(rows).to_csv(unfinished, index=False, float_format="%.5f")
     unfinished.replace(path)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

@@ -1,0 +1,14 @@
+"""Speed, memory and what must be exact, measured as ratios within one run: machines are shared and noisy.
+
+Every benchmark prints what it measured and ends with one line of JSON; one that fails a check names it under "failed".
+"""
+
+from collections.abc import Callable
+
+from .babi import bench_babi
+from .data import bench_data
+from .memory import bench_memory, stream_once
+
+BENCHMARKS: dict[str, Callable[..., dict]] = {"babi": bench_babi, "data": bench_data, "memory": bench_memory}
+
+__all__ = ["BENCHMARKS", "stream_once"]
