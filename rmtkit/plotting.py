@@ -15,7 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 PUBLISHED_SEGMENT = 512  # tokens in a segment of the published tables
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -26,6 +26,7 @@ MARKERS = "osD^vP*X"
 LINES = ("-", "--", ":", "-.")
 Baselines = dict[str, float] | None  # name -> accuracy 0..1
 MAX_SAMPLES_DRAWN = 40  # rows of `plot_fact_positions`
+MAX_WORDS_DRAWN = 15
 
 
 def _subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
@@ -339,23 +340,30 @@ def plot_fact_positions(table: pd.DataFrame) -> Figure:
 def plot_distributions(table: pd.DataFrame) -> Figure:
     """Draw how often each value of a few quantities occurs, a panel per quantity, sources side by side.
 
+    Of words the `MAX_WORDS_DRAWN` most frequent ones are shown.
+
     Args:   table: of `explore.distribution_table`: quantity, value, source, share, low, high, n.
     """
     _check_columns(table, "quantity", "value", "source", "share", "low", "high", "n")
     quantities, sources = table["quantity"].unique(), table["source"].unique()
     figure, axes = _subplots(4.6 * len(quantities), 3.8, 1, len(quantities))
     for axis, quantity in zip(axes.flat, quantities, strict=True):
-        of_quantity = table[table["quantity"] == quantity]
-        place = {value: number for number, value in enumerate(of_quantity["value"].drop_duplicates().sort_values())}
+        of_quantity, place, name = table[table["quantity"] == quantity], None, quantity
+        if isinstance(of_quantity["value"].iloc[0], str):
+            words = of_quantity.groupby("value")["share"].sum().nlargest(MAX_WORDS_DRAWN)
+            num_words = of_quantity["value"].nunique()
+            name = quantity if len(words) == num_words else f"{quantity} ({len(words)} most frequent of {num_words})"
+            of_quantity = of_quantity[of_quantity["value"].isin(words.index)]
+            place = {word: number for number, word in enumerate(sorted(words.index))}
+            axis.set_xticks(range(len(place)), list(place), rotation=45 if max(map(len, place)) > 4 else 0)
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, source in enumerate(sources):
             rows = of_quantity[of_quantity["source"] == source]
-            x = rows["value"].map(place) + 0.2 * (number - (len(sources) - 1) / 2)
+            x = rows["value"].map(place.get if place else float) + 0.2 * (number - (len(sources) - 1) / 2)
             label = f"{source} ({_counted(rows['n'])})"
             _draw_interval(axis, x, rows, "share", linestyle="", label=label, **_look(number))
-        axis.set_xticks(range(len(place)), list(place))
-        if any(len(str(value)) > 4 for value in place):
-            axis.tick_params(axis="x", rotation=45)
-        axis.set(xlabel=quantity, ylabel="share, %", ylim=(0, None))
+        axis.set(xlabel=name, ylabel="share, %", ylim=(0, None))
     curves = axes.flat[0].get_legend_handles_labels()
     figure.legend(*curves, loc="outside upper center", ncols=len(sources), **LEGEND)
     return figure

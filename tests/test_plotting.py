@@ -254,3 +254,13 @@ def test_floors_are_in_the_order_of_the_tasks():
     axis = plotting.plot_floors(pd.DataFrame(rows)).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["qa2", "qa10"]
     assert len(axis.containers) == 2 and axis.get_ylim() == (0, 100)
+
+
+def test_distributions_of_many_words_draw_the_most_frequent():
+    rows = [
+        {"quantity": "answer", "value": f"word{i:02}", "source": "ours", "share": i / 435, "low": 0, "high": 1, "n": 9}
+        for i in range(30)
+    ]
+    axis = plotting.plot_distributions(pd.DataFrame(rows)).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == [f"word{i}" for i in range(15, 30)]
+    assert axis.get_xlabel() == "answer (15 most frequent of 30)"
