@@ -56,9 +56,11 @@ class RMTPreTrainedModel(PreTrainedModel):
         if not isinstance(backbone, PreTrainedModel):
             backbone = cls.auto_class.from_pretrained(backbone)
         cls.check_backbone(backbone)
+        attention = backbone.config._attn_implementation
         config = RMTConfig(backbone_config=backbone.config, **settings)
         with torch.device("meta"):
-            model = cls(config)
+            model = cls(config)  # chooses an attention anew, in the configuration that it shares with the backbone
+        backbone.config._attn_implementation = attention
         model.backbone = backbone
         model.memory = torch.nn.Parameter(backbone.get_input_embeddings().weight.new_empty(model.memory.shape))
         model.reset_memory()
@@ -135,13 +137,14 @@ class RMTPreTrainedModel(PreTrainedModel):
         masks = [None] * len(segments) if attention_mask is None else split_segments(attention_mask, size)
         targets = [None] * len(segments) if targets is None else split_segments(targets, size)
         values, wanted = [], []
-        for (output, memory), target in zip(self._steps(segments, masks, state), targets, strict=True):
+        for read, target in zip(self._steps(segments, masks, state), targets, strict=True):
+            output, state = read
             if target is None:
                 values.append(output[kept])
             elif (has_label := target != -100).any():  # an empty selection would keep the whole segment in the graph
                 values.append(output[kept][has_label])
                 wanted.append(target[has_label])
-        return values, wanted, memory
+        return values, wanted, state
 
     @torch.no_grad()
     def read(self, input_ids, state=None, attention_mask=None) -> torch.Tensor | None:

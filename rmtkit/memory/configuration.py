@@ -1,18 +1,37 @@
-"""Configuration of a Recurrent Memory Transformer: the backbone's configuration and four numbers."""
+"""Configuration of a Recurrent Memory Transformer: the backbone's configuration and a few numbers."""
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, PretrainedConfig
+
+FROM_BACKBONE = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "is_encoder_decoder", "id2label",
+    "label2id",
+)  # fmt: skip
+
+
+def backbone_kind(config: PretrainedConfig) -> str:
+    """Return what a backbone is by its configuration: "decoder", "encoder" or "encoder-decoder".
+
+    An encoder is what transformers knows as a masked language model and what is not told to be a decoder: BERT and
+    RoBERTa are in the list of causal language models, too.
+    """
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        return "encoder"
+    return "decoder"
 
 
 class RMTConfig(PretrainedConfig):
-    """What `RMTForCausalLM` needs to know.
+    """What a model of this package needs to know.
 
     Args:
-        backbone_config: configuration of the decoder (object or dict with `model_type`).
+        backbone_config: configuration of the backbone (object or dict with `model_type`).
         num_memory_tokens: m, vectors carried from one segment to the next; 0 makes the segments independent.
-        segment_size: tokens of text in a segment; the 2m read and write slots come on top.
+        segment_size: tokens of text in a segment; memory, CLS and SEP come on top (see `num_slots`).
         bptt_depth: segments at the end of a sample that the gradient passes through; None is full BPTT.
         segment_checkpointing: recompute a segment's activations in the backward pass (saves memory, costs a third).
-    Raises:  ValueError if a number is out of range or segment + 2m exceeds the backbone's positions.
+        cls_token_id, sep_token_id: of encoders, whose segment is [CLS] M [SEP] X [SEP]; None: left out.
+    Raises:  ValueError if a number is out of range or a segment with its slots exceeds the backbone's positions.
     Paper:   Bulatov et al. 2022 (2207.06881), section 3; Kuratov et al. 2024 (2402.10790), section 4.
     """
 
@@ -26,6 +45,8 @@ class RMTConfig(PretrainedConfig):
         segment_size: int = 512,
         bptt_depth: int | None = None,
         segment_checkpointing: bool = False,
+        cls_token_id: int | None = None,
+        sep_token_id: int | None = None,
         **kwargs,
     ):
         if isinstance(backbone_config, dict):
@@ -35,12 +56,24 @@ class RMTConfig(PretrainedConfig):
         self.segment_size = segment_size
         self.bptt_depth = bptt_depth
         self.segment_checkpointing = segment_checkpointing
+        self.cls_token_id = cls_token_id
+        self.sep_token_id = sep_token_id
         if backbone_config is not None:
             _check_sizes(self)
             kwargs.setdefault("tie_word_embeddings", getattr(backbone_config, "tie_word_embeddings", False))
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-                kwargs.setdefault(name, getattr(backbone_config, name, None))
+            for name in FROM_BACKBONE:
+                if hasattr(backbone_config, name):
+                    kwargs.setdefault(name, getattr(backbone_config, name))
         super().__init__(**kwargs)
+
+    @property
+    def num_slots(self) -> int:
+        """Positions of a segment that hold no token of text: 2m in a decoder, m in an encoder, and CLS and SEP."""
+        m = self.num_memory_tokens
+        if backbone_kind(self.backbone_config) == "decoder":
+            return 2 * m
+        num_sep = 0 if self.sep_token_id is None else 1 + (m > 0)
+        return m + (self.cls_token_id is not None) + num_sep
 
     def get_text_config(self, *args, **kwargs):
         """Return the text part of the backbone's configuration (hidden size, layers, heads, vocabulary)."""
@@ -58,10 +91,11 @@ def _check_sizes(config: RMTConfig) -> None:
     if depth is not None and depth < 1:
         raise ValueError(f"bptt_depth is {depth}; expected None (all segments) or 1 and more segments")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and segment_size + 2 * m > positions:
-        room = positions - 2 * m
+    if positions is not None and segment_size + config.num_slots > positions:
+        room = positions - config.num_slots
+        slots = f"2 x num_memory_tokens {m}" if config.num_slots == 2 * m else f"{config.num_slots} slots"
         allowed = f"segments of at most {room}" if room > 0 else f"at most {(positions - 1) // 2} memory"
         raise ValueError(
-            f"segment_size {segment_size} + 2 x num_memory_tokens {m} = {segment_size + 2 * m} exceeds the "
+            f"segment_size {segment_size} + {slots} = {segment_size + config.num_slots} exceeds the "
             f"{positions} positions of the backbone; take {allowed} tokens"
         )
