@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rmtkit.parameters import ConfigError, coerce
 
 PROJECT = Path(__file__).resolve().parent.parent
 PLACE = {"identity": False}  # a field that says where or how fast, not what: it does not change a trained model
@@ -66,16 +66,20 @@ class Config:
     matrix_learning_rate: float = 0.015  # peak, Muon
     memory_learning_rate: float | None = 3e-3  # peak, AdamW on the memory tokens; None: learning_rate
     weight_decay: float = 0.0
-    schedule: str = "warmup_stable_decay"  # or linear, cosine, constant_with_warmup
+    trainable: str = "all"  # all, memory (the memory tokens only; the backbone stays as it is)
+    schedule: str = "warmup_stable_decay"  # of the learning rates; others see CHOICES
     schedule_horizon: float = 1.0  # the schedule is that of a stage this many times longer (paper: 2)
     warmup_share: float = 0.05  # of a stage's updates
     decay_share: float = 0.5  # of a stage's updates, at its end, in the schedule warmup_stable_decay
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # clip the gradients of an update together; 0: off
+    max_grad_value: float = 0.0  # or clip each number in them; 0: off
     # validation, on the validation split
     eval_steps: int = 50  # updates between validations, and between checkpoints
     validation_samples: int = 200
-    promote_at: float = 1.0  # accuracy at which the next stage begins
-    patience: int = 20  # validations without a better accuracy before a stage ends
+    best_metric: str = "exact_match"  # keeps a stage's best weights: exact_match, loss, or one handed to `train`
+    best_is_lowest: bool | None = None  # whether lower is better; None: for loss only
+    promote_at: float = 1.0  # exact match at which the next stage begins
+    patience: int = 20  # validations without a better `best_metric` before a stage ends
     # test, after training
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
@@ -84,6 +88,7 @@ class Config:
     # where, and how fast
     precision: str = field(default="auto", metadata=PLACE)  # auto, float32, bfloat16, float16
     num_workers: int = field(default=0, metadata=PLACE)  # processes that build samples
+    trackers: str = field(default="tensorboard", metadata=PLACE)  # tensorboard, trackio, wandb, with commas; none
     data_dir: str = field(default=str(PROJECT / "data"), metadata=PLACE)
     outputs_dir: str = field(default=str(PROJECT / "outputs"), metadata=PLACE)
     run_dir: str | None = field(default=None, metadata=PLACE)  # None: a folder under outputs_dir/runs
@@ -95,12 +100,23 @@ class Config:
         return TASKS if self.task == "all" else tuple(name.strip() for name in self.task.split(","))
 
     @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`."""
+        return () if self.trackers == "none" else tuple(name.strip() for name in self.trackers.split(","))
+
+    @property
+    def is_lowest_best(self) -> bool:
+        """Whether a lower `best_metric` is better."""
+        return self.best_metric == "loss" if self.best_is_lowest is None else self.best_is_lowest
+
+    @property
     def task_name(self) -> str:
         """`task` as a part of a folder's name."""
         return "+".join(self.tasks) if self.task != "all" else "all"
 
 
 TASKS = tuple(f"qa{number}" for number in range(1, 21))
+TRACKERS = ("tensorboard", "trackio", "wandb")
 TINY = Config()
 SMOKE = dataclasses.replace(
     TINY, preset="smoke", segments=(2, 4), steps=(4, 4), batch_size=8, micro_batch_size=8, eval_steps=2,
@@ -131,7 +147,17 @@ CHOICES = {
     "vocabulary": ("original", "held_out"),
     "growth": ("none", "facts", "background"),
     "optimizer": ("muon", "adamw"),
-    "schedule": ("warmup_stable_decay", "linear", "cosine", "constant_with_warmup"),
+    "trainable": ("all", "memory"),
+    "schedule": (
+        "warmup_stable_decay",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "constant_with_warmup",
+        "reduce_lr_on_plateau",
+    ),
     "scoring": ("exact_match", "babilong_labels", "substring"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
@@ -142,9 +168,9 @@ AT_LEAST = {
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "growth_loss": 0, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
-    "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0, "eval_steps": 1,
-    "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1, "test_samples": 1,
-    "test_batch_size": 1, "num_workers": 0,
+    "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
+    "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
+    "test_samples": 1, "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
 AT_MOST = {
     "seed": 2**32 - 1,
@@ -154,10 +180,6 @@ AT_MOST = {
     "promote_at": 1,
     "fact_depth_end": 1,
 }
-
-
-class ConfigError(ValueError):
-    """A parameter that is unknown, of the wrong type or out of range; one line that says what is allowed."""
 
 
 def resolve(parameters: dict | None = None) -> Config:
@@ -185,6 +207,8 @@ def resolve(parameters: dict | None = None) -> Config:
         preset = dataclasses.replace(preset, **twice)
     if "segments" in values and "steps" not in values and len(preset.steps) > 1:
         values["steps"] = (max(preset.steps),)
+    if values.get("max_grad_value") and "max_grad_norm" not in values:
+        values["max_grad_norm"] = 0.0
     return check(dataclasses.replace(preset, **values))
 
 
@@ -192,49 +216,6 @@ def _unknown(name: str, known: typing.Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown parameter {name!r}{hint}; allowed: {', '.join(known)}"
-
-
-def coerce(name: str, value, annotation):
-    """Return a value as the type of its field; the one place where text from papermill or a shell is understood.
-
-    Raises: ConfigError if the value is not of the type.
-    """
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if value is None or (isinstance(value, str) and value in ("None", "none", "null") and type(None) in options):
-        if type(None) in options:
-            return None
-    kind = next(option for option in options if option is not type(None))
-    try:
-        return _coerce_kind(value, kind)
-    except (ValueError, TypeError, SyntaxError, OverflowError):
-        text = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        expected = text.get(kind, "whole numbers such as 1,2,4")
-        raise ConfigError(f"{name} is {value!r}; expected {expected}") from None
-
-
-def _coerce_kind(value, kind):
-    if kind is str:
-        return str(value)
-    if kind is bool:
-        if str(value).lower() not in ("true", "false"):
-            raise ValueError
-        return str(value).lower() == "true"
-    if kind is int:
-        return _whole(value)
-    if kind is float:
-        number = float(value)
-        if isinstance(value, bool) or not math.isfinite(number):
-            raise ValueError
-        return number
-    if isinstance(value, str):
-        value = ast.literal_eval(value) if value.strip()[:1] in ("[", "(") else value.split(",")
-    return tuple(_whole(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
-
-
-def _whole(value) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError
-    return int(value)
 
 
 def check(config: Config) -> Config:
@@ -253,6 +234,19 @@ def check(config: Config) -> Config:
         _check_bound(config, name, low, is_below=True)
     for name, high in AT_MOST.items():
         _check_bound(config, name, high, is_below=False)
+    _check_training(config)
+    if config.fact_depth_start >= config.fact_depth_end:
+        start, end = config.fact_depth_start, config.fact_depth_end
+        raise ConfigError(f"fact_depth_start {start} is not below fact_depth_end {end}")
+    if config.answer_size >= config.segment_size:
+        size = config.segment_size
+        raise ConfigError(f"answer_size {config.answer_size} leaves no room in segments of {size} tokens")
+    if config.background == "local" and not config.background_path:
+        raise ConfigError("background local needs background_path: a folder of .txt, .jsonl or .parquet files")
+    return config
+
+
+def _check_training(config: Config) -> None:
     if list(config.segments) != sorted(set(config.segments)):
         raise ConfigError(f"segments is {config.segments}; expected growing numbers of segments such as 1,2,4")
     if len(config.steps) not in (1, len(config.segments)):
@@ -265,15 +259,17 @@ def check(config: Config) -> Config:
     if config.batch_size % config.micro_batch_size:
         micro = config.micro_batch_size
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {micro}")
-    if config.fact_depth_start >= config.fact_depth_end:
-        start, end = config.fact_depth_start, config.fact_depth_end
-        raise ConfigError(f"fact_depth_start {start} is not below fact_depth_end {end}")
-    if config.answer_size >= config.segment_size:
-        size = config.segment_size
-        raise ConfigError(f"answer_size {config.answer_size} leaves no room in segments of {size} tokens")
-    if config.background == "local" and not config.background_path:
-        raise ConfigError("background local needs background_path: a folder of .txt, .jsonl or .parquet files")
-    return config
+    if config.max_grad_norm and config.max_grad_value:
+        raise ConfigError(
+            f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "
+            "set one of them to 0"
+        )
+    if config.trainable == "memory" and not config.num_memory_tokens:
+        raise ConfigError("trainable memory with num_memory_tokens 0 leaves nothing to train; take some memory tokens")
+    names = config.tracker_names
+    if set(names) - set(TRACKERS) or len(set(names)) < len(names):
+        allowed = f"{', '.join(TRACKERS)}, several of them with commas, or none"
+        raise ConfigError(f"trackers is {config.trackers!r}; allowed: {allowed}")
 
 
 def _check_bound(config: Config, name: str, bound: float, *, is_below: bool) -> None:

@@ -207,11 +207,42 @@ def test_every_number_has_a_range():
      ({"batch_size": 48, "micro_batch_size": 32}, "multiple of micro_batch_size"),
      ({"fact_depth_start": 0.5, "fact_depth_end": 0.5}, "not below"),
      ({"answer_size": 64, "segment_size": 64}, "no room"),
-     ({"background": "local"}, "background_path")],
+     ({"background": "local"}, "background_path"),
+     ({"max_grad_norm": 1.0, "max_grad_value": 0.5}, "exclude each other; set one of them to 0"),
+     ({"trainable": "memory", "num_memory_tokens": 0}, "nothing to train")],
 )  # fmt: skip
 def test_check_names_fields_that_disagree(parameters, message):
     with pytest.raises(ConfigError, match=message):
         resolve(parameters)
+
+
+def test_max_grad_value_alone_switches_off_the_norm():
+    config = resolve({"max_grad_value": "0.5"})
+    assert (config.max_grad_norm, config.max_grad_value) == (0.0, 0.5)
+    assert resolve({"max_grad_value": 0}).max_grad_norm == Config().max_grad_norm
+
+
+@pytest.mark.parametrize(
+    ("trackers", "names"),
+    [("none", ()), ("tensorboard", ("tensorboard",)), ("wandb, trackio", ("wandb", "trackio"))],
+)
+def test_trackers_may_be_several_or_none(trackers, names):
+    assert resolve({"trackers": trackers}).tracker_names == names
+
+
+@pytest.mark.parametrize("trackers", ["", "mlflow", "wandb,wandb", "wandb,none", "wandb;trackio"])
+def test_trackers_that_do_not_exist_are_refused_with_those_that_do(trackers):
+    with pytest.raises(ConfigError, match="trackers is .* allowed: tensorboard, trackio, wandb, several .* or none"):
+        resolve({"trackers": trackers})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_lowest"),
+    [({}, False), ({"best_metric": "loss"}, True), ({"best_metric": "errors", "best_is_lowest": "true"}, True),
+     ({"best_metric": "loss", "best_is_lowest": "false"}, False), ({"best_metric": "f1"}, False)],
+)  # fmt: skip
+def test_lowest_is_best_for_loss_or_where_it_is_said(parameters, is_lowest):
+    assert resolve(parameters).is_lowest_best == is_lowest
 
 
 def test_segments_alone_take_the_longest_stage_of_the_preset():
