@@ -1,26 +1,36 @@
-"""Command line: python -m rmtkit bench | stream | export | babi | convert; --help says what each can be given."""
+"""Command line, python -m rmtkit COMMAND; --help lists the commands, COMMAND --help what it can be given."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import re
 import sys
 from pathlib import Path
 
 from rmtkit.babi.files import OFFICIAL_SIZES
 from rmtkit.bench import BENCHMARKS, stream_once
-from rmtkit.config import TASKS, resolve
+from rmtkit.config import TASKS, Config, resolve
 from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, new_folder, parse_names
 from rmtkit.formats import FORMATS
+from rmtkit.launch import ChildError, evaluate_trained, train_and_test
+from rmtkit.processes import is_main
 from rmtkit.public import LENGTHS
+from rmtkit.sweep import EXECUTORS, Machine, grid, run_sweep
 
 ANY_FIELD = "Any field of rmtkit.config.Config can be given as --NAME=VALUE."
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a wrong value is one line on stderr and exit status 2, a check that fails is exit status 1."""
+    """Run one command; a wrong value is one line on stderr and exit status 2, a check that fails is exit status 1.
+
+    Of several processes (`rmtkit.launch`) the main one speaks.
+    """
     parser = argparse.ArgumentParser(prog="python -m rmtkit", description="Recurrent Memory Transformers and BABILong")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands)
+    _add_sweep(commands)
     _add_bench(commands)
     _add_stream(commands)
     _add_export(commands)
@@ -29,11 +39,57 @@ def main(arguments: list[str] | None = None) -> int:
     known, rest = parser.parse_known_args(arguments)
     try:
         result = known.run(known, _overrides(rest))
-    except ValueError as error:
-        print(f"rmtkit: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(result))
+    except (ValueError, ChildError) as error:
+        if is_main():
+            print(f"rmtkit: {error}", file=sys.stderr)
+        return 1 if isinstance(error, ChildError) else 2
+    if is_main():
+        print(json.dumps(result))
     return 1 if result.get("failed") else 0
+
+
+def _add_train(commands) -> None:
+    texts = {
+        "train": "train, test at all lengths, write the run folder: notebook 02 without the notebook",
+        "evaluate": "test a trained model at all lengths, by length and by depth of the facts: as notebook 03",
+    }
+    for name, function in {"train": train_and_test, "evaluate": evaluate_trained}.items():
+        command = _add_with_fields(commands, name, texts[name])
+        command.set_defaults(run=lambda known, fields, function=function: function(resolve(fields)))
+
+
+def _add_sweep(commands) -> None:
+    command = _add_with_fields(commands, "sweep", "train and test on a grid of tasks, presets and seeds; one table")
+    command.add_argument("--tasks", required=True, help="with commas between, such as qa1,qa2")
+    command.add_argument("--presets", default="tiny", help="with commas between, such as tiny,paper")
+    command.add_argument("--seeds", default="0", help="with commas between, such as 0,1,2")
+    command.add_argument("--output", required=True, help="folder for notebooks, logs and the table")
+    command.add_argument("--executor", default="local", help=", ".join(EXECUTORS))
+    command.add_argument("--parallel", type=int, default=1, help="processes at the same time")
+    command.add_argument("--gpus", type=int, help="of each process; local: an equal share if not given, slurm: none")
+    command.add_argument("--cpus", type=int, help="of each process; local: an equal share if not given, slurm: 4")
+    command.add_argument("--partition", help="of Slurm")
+    command.add_argument("--minutes", type=int, default=24 * 60, help="of Slurm, for each process")
+    command.set_defaults(run=_sweep)
+
+
+def _sweep(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    names = ("executor", "parallel", "gpus", "cpus", "partition", "minutes")
+    machine = Machine(**{name: getattr(known, name) for name in names})
+    folder = Path(known.output).expanduser().absolute()
+    return run_sweep(grid(known.tasks, known.presets, known.seeds, fields, folder), machine, folder)
+
+
+def _add_with_fields(commands, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command that takes any field of `Config`, and list the fields in its help."""
+    rows = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(Config), flags=re.MULTILINE)
+    default = Config()
+    fields = "\n".join(f"  --{field}={getattr(default, field)}  {comment}".rstrip() for field, comment in rows)
+    heading = "Any of these can be given as --NAME=VALUE; shown are the values of the preset tiny:"
+    return commands.add_parser(
+        name, help=text, description=f"{text}; the last line is JSON", epilog=f"{heading}\n{fields}",
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
 
 
 def _add_bench(commands) -> None:
@@ -41,13 +97,17 @@ def _add_bench(commands) -> None:
     command.add_argument("name", choices=sorted(BENCHMARKS))
     command.add_argument("--num_stories", type=int, help="babi: generated stories of each task, 2000 if not given")
     command.add_argument("--output", help="babi: a CSV file for what was measured")
+    command.add_argument("--size", help="train: narrow or small (GPT-2 small), both if not given")
+    command.add_argument("--num_kills", type=int, help="resume: 20 if not given")
     command.set_defaults(run=_bench)
 
 
 def _bench(known: argparse.Namespace, fields: dict[str, str]) -> dict:
-    options = {name: getattr(known, name) for name in ("num_stories", "output") if getattr(known, name) is not None}
-    if options and known.name != "babi":
-        raise ValueError(f"{' and '.join(options)}: for bench babi only, not for bench {known.name}")
+    benchmark = {"num_stories": "babi", "output": "babi", "size": "train", "num_kills": "resume"}
+    options = {name: getattr(known, name) for name in benchmark if getattr(known, name) is not None}
+    for name in options:
+        if benchmark[name] != known.name:
+            raise ValueError(f"{name}: for bench {benchmark[name]} only, not for bench {known.name}")
     return BENCHMARKS[known.name](resolve(fields), **options)
 
 

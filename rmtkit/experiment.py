@@ -20,6 +20,7 @@ from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
 from rmtkit.config import PROJECT, Config, ConfigError
 from rmtkit.memory import RMTConfig, RMTForCausalLM
+from rmtkit.processes import check_processes, is_main, local_device
 from rmtkit.runs import Run, check_writable, open_run, read_json, run_folder
 
 REFERENCE = PROJECT / "outputs" / "reference"
@@ -41,13 +42,15 @@ def prepare(config: Config) -> Experiment:
 
     Raises: ConfigError or another ValueError with one line that says what is wrong and what is allowed.
     """
+    check_processes(config)
     check_writable(Path(config.outputs_dir).expanduser())
     check_positions(config)
     problems = open_problems(config)
     tokenizer = open_tokenizer(config)
     builder = open_builder(config, tokenizer, problems)
     check_fit(config, builder)
-    return Experiment(config, open_run(config), tokenizer, builder)
+    run = open_run(config) if is_main() else Run(run_folder(config), config)
+    return Experiment(config, run, tokenizer, builder)
 
 
 def open_problems(
@@ -235,8 +238,8 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
 
 
 def default_device() -> torch.device:
-    """Return the first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return this process's GPU, or the CPU."""
+    return torch.device(local_device() if torch.cuda.is_available() else "cpu")
 
 
 def evaluation_folder(config: Config) -> Path:

@@ -19,6 +19,7 @@ from rmtkit.babi import GeneratedProblems, Problem
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import SPLITS, Background
 from rmtkit.evaluation import accuracy_table, wilson_interval
+from rmtkit.generalization import baseline_records, first_problems  # noqa: F401 (the second for notebooks)
 
 MARKS = {  # background colour and CSS of each kind of text; all are colour-blind safe and differ in weight too
     "supporting fact": "background:#ffd27f;color:#000;font-weight:bold;",
@@ -27,7 +28,6 @@ MARKS = {  # background colour and CSS of each kind of text; all are colour-blin
     "answer": "border:1px solid #888;padding:0 3px;font-weight:bold;",
 }
 STYLE = "max-width:60em;line-height:1.6;white-space:pre-wrap;overflow-wrap:anywhere;"
-NUM_PROBLEMS = 1000  # problems behind a table, unless asked otherwise
 
 
 # ---------------------------------------------------------------------- a sample as HTML
@@ -131,12 +131,6 @@ def _browser(render: Callable[[int | None, int], str], lengths: list[int | None]
 # ---------------------------------------------------------------------- tables
 
 
-def first_problems(problems, split: str, num_problems: int = NUM_PROBLEMS) -> list[Problem]:
-    """Return the first problems of a split, as many as there are at most."""
-    available = problems.num_problems(split)
-    return [problems.problem(split, i) for i in range(min(num_problems, available or num_problems))]
-
-
 def distribution_table(problems_of_source: dict[str, list[Problem]]) -> pd.DataFrame:
     """Count answers, facts and supporting facts of problems from several sources.
 
@@ -179,33 +173,6 @@ def background_table(background: Background) -> pd.DataFrame:
         for split in SPLITS
     )  # fmt: skip
     return table.assign(tokens_per_sentence=(table["tokens"] / table["sentences"]).round(1)).set_index("split")
-
-
-def baseline_records(problems, *, num_problems: int = NUM_PROBLEMS) -> pd.DataFrame:
-    """Answer test problems without reading them: what a model has to beat.
-
-    "majority answer" is the most frequent answer of a task in as many training problems; "last answer named" is the
-    word among the task's answers (a place, in qa1) that the facts name last.
-
-    Returns: a row per problem and baseline: task, baseline, prediction, target, is_correct.
-    """
-    answers: dict[str, Counter] = {}
-    for problem in first_problems(problems, "train", num_problems):
-        answers.setdefault(problem.task, Counter())[problem.questions[0].answer] += 1
-    rows = []
-    for problem in first_problems(problems, "test", num_problems):
-        target, known = problem.questions[0].answer, answers.get(problem.task, Counter())
-        majority = max(known, key=known.get, default=None)
-        predictions = {"majority answer": majority, "last answer named": _last_named(problem, set(known))}
-        for name, prediction in predictions.items():
-            row = {"task": problem.task, "baseline": name, "prediction": prediction, "target": target}
-            rows.append({**row, "is_correct": prediction == target})
-    return pd.DataFrame(rows)
-
-
-def _last_named(problem: Problem, labels: set[str]) -> str | None:
-    words = " ".join(problem.facts).replace(".", " ").split()
-    return next((word for word in reversed(words) if word in labels), None)
 
 
 def story_table(tasks: Sequence[str], seed: int) -> pd.DataFrame:

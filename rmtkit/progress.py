@@ -12,23 +12,30 @@ import time
 
 from transformers import TrainerCallback
 
+from rmtkit.processes import is_main
+
 
 class Display:
-    """One line of text that is replaced in place: HTML in a notebook, a printed line every `seconds` elsewhere."""
+    """One line of text that is replaced in place: HTML in a notebook, elsewhere a line on stderr now and then.
+
+    Only the main process shows anything.
+
+    Args: seconds: between two updates in a notebook; between two lines of text it is five times as long.
+    """
 
     def __init__(self, seconds: float = 2.0):
-        self.seconds = seconds
         self._last_shown = 0.0
         self._handle = _new_handle()
+        self.seconds = seconds if self._handle else 5 * seconds
 
     def show(self, text: str, *, force: bool = False) -> None:
         """Show the text, at most every `seconds` unless forced."""
         now = time.monotonic()
-        if not force and now - self._last_shown < self.seconds:
+        if not is_main() or (not force and now - self._last_shown < self.seconds):
             return
         self._last_shown = now
         if self._handle is None:
-            print(text, flush=True)
+            print(text, file=sys.stderr, flush=True)
         else:
             self._handle.update(_Line(text))
 

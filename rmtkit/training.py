@@ -33,6 +33,7 @@ from rmtkit.experiment import (
 )
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.optimization import MuonWithAdamW
+from rmtkit.processes import from_main, gather, is_main, micro_batch_size, num_processes, share, wait_for_all
 from rmtkit.runs import read_json, write_json
 
 
@@ -62,15 +63,17 @@ class StageTrainer(Trainer):
         """Answer the validation samples greedily; log exact match with its interval."""
         with self.accelerator.autocast():
             records = evaluate(
-                self.model, self.eval_dataset, self.experiment.tokenizer, batch_size=self.args.eval_batch_size
+                self.model, share(self.eval_dataset), self.experiment.tokenizer, batch_size=self.args.eval_batch_size
             )
-        num_correct, n = int(records["is_correct"].sum()), len(records)
+        is_correct = gather(records["is_correct"].tolist() if len(records) else [])
+        num_correct, n = sum(is_correct), len(is_correct)
         low, high = wilson_interval(num_correct, n)
         metrics = {"exact_match": num_correct / n, "low": low, "high": high, "n": n}
-        self.experiment.run.append_metrics(
-            {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
-             "split": "validation", **metrics}
-        )  # fmt: skip
+        if is_main():
+            self.experiment.run.append_metrics(
+                {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
+                 "split": "validation", **metrics}
+            )  # fmt: skip
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -110,7 +113,7 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -
             model = run_stage(experiment, stage, model, callbacks)
     model = model or RMTForCausalLM.from_pretrained(stage.best)
     model.eval()
-    if not experiment.run.model_path.is_dir():
+    if is_main() and not experiment.run.model_path.is_dir():
         _save(model, experiment.run.model_path, experiment.tokenizer)
     return model
 
@@ -138,37 +141,40 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callb
         callbacks=[
             StageEndCallback(None if stage.is_last else config.promote_at, config.patience),
             GrowthCallback(dataset),
-            TensorBoardCallback(_summary_writer(experiment.run.folder / "tensorboard" / stage.folder.name)),
+            *_trackers(experiment.run.folder / "tensorboard" / stage.folder.name),
             *callbacks,
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=newest_complete_checkpoint(stage.folder))
-    write_json(
-        stage.folder / "stage.json",
-        {"num_segments": stage.num_segments, "steps": trainer.state.global_step, "best": trainer.state.best_metric,
-         "best_step": trainer.state.best_global_step, "seconds": round(time.perf_counter() - started, 1)},
-    )  # fmt: skip
-    _save(trainer.model, stage.best, experiment.tokenizer)
+    trainer.train(resume_from_checkpoint=from_main(lambda: newest_complete_checkpoint(stage.folder)))
+    if is_main():
+        write_json(
+            stage.folder / "stage.json",
+            {"num_segments": stage.num_segments, "steps": trainer.state.global_step, "best": trainer.state.best_metric,
+             "best_step": trainer.state.best_global_step, "seconds": round(time.perf_counter() - started, 1)},
+        )  # fmt: skip
+        _save(trainer.model, stage.best, experiment.tokenizer)
+    wait_for_all()
     return trainer.model
 
 
-def _summary_writer(folder: Path):
+def _trackers(folder: Path) -> list[TrainerCallback]:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(folder)
+    return [TensorBoardCallback(SummaryWriter(folder))] if is_main() else []
 
 
 def training_arguments(config: Config, stage: Stage, device: torch.device) -> TrainingArguments:
     """Translate a configuration into transformers' arguments for one stage."""
     dtype = resolve_precision(config.precision, device)
     steps = min(config.eval_steps, stage.max_steps)
-    return TrainingArguments(
+    micro = micro_batch_size(config)
+    arguments = TrainingArguments(
         output_dir=str(stage.folder),
         max_steps=stage.max_steps,
-        per_device_train_batch_size=config.micro_batch_size,
+        per_device_train_batch_size=micro,
         per_device_eval_batch_size=config.test_batch_size,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // (micro * num_processes()),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         lr_scheduler_kwargs=_schedule_arguments(config, stage),
@@ -179,6 +185,8 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         use_cpu=device.type == "cpu",
         seed=config.seed,
         dataloader_num_workers=config.num_workers,
+        ddp_find_unused_parameters=False,
+        log_level_replica="error",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         logging_steps=max(1, steps // 5),
@@ -193,6 +201,8 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         report_to="none",
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several visible ones would be torch's DataParallel: a larger batch
+    return arguments
 
 
 def _schedule_arguments(config: Config, stage: Stage) -> dict:
