@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 
@@ -13,6 +15,12 @@ def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def in_new_process(function: Callable, *arguments):
+    """Call a function of a module in a process of its own, whose memory nobody else has used; return its result."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def peak_resident_mb() -> float:
@@ -27,3 +35,46 @@ def peak_resident_mb() -> float:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
     unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class MemoryGrowth:
+    """How much more memory a piece of work needed at its peak than there was in use when this was made.
+
+    On a GPU what torch has allocated there, on a CPU the whole process; to be used in a process of its own.
+    """
+
+    def __init__(self, device):
+        import psutil
+        import torch
+
+        self.cuda = torch.cuda if device.type == "cuda" else None
+        if self.cuda:
+            self.cuda.reset_peak_memory_stats()
+        self.before = self.cuda.memory_allocated() / 1e6 if self.cuda else psutil.Process().memory_info().rss / 1e6
+
+    def peak_mb(self) -> float:
+        """Return the growth at its peak, in MB."""
+        return (self.cuda.max_memory_allocated() / 1e6 if self.cuda else peak_resident_mb()) - self.before
+
+
+def peak_allocated(work: Callable[[], object], device) -> int:
+    """Return the bytes that torch has at most allocated on a device during a piece of work, beside those before it.
+
+    Exact, and the same in every run: on a CPU it is added up from the profiler's record of every tensor.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    peak = allocated = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()  # negative when a tensor is freed
+        peak = max(peak, allocated)
+    return peak
