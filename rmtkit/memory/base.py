@@ -6,6 +6,7 @@ Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width, h h
 """
 
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 import torch
@@ -54,6 +55,9 @@ class RMTPreTrainedModel(PreTrainedModel):
         Raises:  ValueError for sizes that do not fit, or a backbone that the class cannot wrap.
         """
         if not isinstance(backbone, PreTrainedModel):
+            if not isinstance(backbone, str | PathLike):
+                kind = type(backbone).__name__
+                raise ValueError(f"backbone is a {kind}; expected a transformers model (peft's: get_base_model())")
             backbone = cls.auto_class.from_pretrained(backbone)
         cls.check_backbone(backbone)
         attention = backbone.config._attn_implementation
