@@ -2,8 +2,6 @@
 
 Kuratov et al. 2024 (2402.10790), section 4 and appendix A. Batches of one number of segments, questions on the way and
 samples that grow inside of a stage are ours (outputs/reference/LOG.md).
-
-Axis letters: b batch, t tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
@@ -99,25 +96,6 @@ class StageDataset(Dataset):
         if self.config.growth == "background":
             return {"background_share": min(1.0, level / 10)}
         return {}
-
-
-def collate(samples: list[Sample], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Make a batch: input_ids (b, t) and labels (b, t), -100 but at the answers.
-
-    Padding is on the right and needs no mask: under a causal mask nothing that is scored can see it.
-    """
-    longest = max(len(sample.prompt) + len(sample.continuation) for sample in samples)
-    input_ids = torch.full((len(samples), longest), pad_token_id)
-    labels = torch.full((len(samples), longest), -100)
-    for row, sample in enumerate(samples):
-        start, end = len(sample.prompt), len(sample.prompt) + len(sample.continuation)
-        continuation = torch.from_numpy(sample.continuation.astype(np.int64))
-        input_ids[row, :start] = torch.from_numpy(sample.prompt.astype(np.int64))
-        input_ids[row, start:end] = continuation
-        labels[row, start:end] = continuation.masked_fill(torch.from_numpy(~sample.is_answer), -100)
-        for first, last in sample.earlier_answers:
-            labels[row, first:last] = input_ids[row, first:last]
-    return {"input_ids": input_ids, "labels": labels}
 
 
 class StageEndCallback(TrainerCallback):

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
 import pandas as pd
-import torch
 
 from rmtkit.babilong import Sample
+from rmtkit.kinds import answer
 from rmtkit.scoring import check_rule, score
 
 MAX_TOKENS_IN_BATCH = 2**21  # prompts of one batch together, in tokens: they stay in RAM while they are read
@@ -47,7 +46,7 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
     Samples are read side by side where their prompts are equally long; nothing grows with the length but the prompt
     itself, and only one segment at a time is on the device.
 
-    Args:    model: an `RMTForCausalLM`;  samples: in any order, consumed lazily;  tokenizer: the model's;
+    Args:    model: of any kind (`rmtkit.kinds`);  samples: in any order, consumed lazily;  tokenizer: the model's;
              batch_size: samples side by side at most;  rule: a name in `rmtkit.scoring.SCORING_RULES`;
              on_batch: called with the number of prompt tokens read (progress).
     Returns: a row per sample: task, split, index, num_tokens, num_segments, fact_depth (of the earliest supporting
@@ -67,33 +66,6 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
     finally:
         model.train(was_training)
     return pd.DataFrame(rows)
-
-
-@torch.inference_mode()
-def answer(model, batch: list[Sample], tokenizer) -> list[str]:
-    """Return the greedy answers to samples whose prompts are equally long, decoded up to EOS and stripped.
-
-    An answer is cut at the number of tokens that its sample's own answer has, whatever the others in the batch have.
-    """
-    prompts = np.stack([sample.prompt for sample in batch])
-    size = model.config.segment_size
-    whole = (prompts.shape[1] - 1) // size * size
-    state = model.read(prompts[:, :whole])
-    last = torch.from_numpy(prompts[:, whole:].astype(np.int64))
-    sizes = [int(np.append(sample.is_answer, False).argmin()) for sample in batch]  # the first answer and its EOS
-    output = model.generate(
-        last.to(model.device), state=state, max_new_tokens=max(sizes), do_sample=False,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    new = output[:, last.shape[1] :].tolist()
-    return [_text(ids[:size], tokenizer) for ids, size in zip(new, sizes, strict=True)]
-
-
-def _text(ids: list[int], tokenizer) -> str:
-    if tokenizer.eos_token_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-        return tokenizer.decode(ids).strip()
-    return tokenizer.decode(ids).strip() + "..."  # no end where the answer has its own: not an exact match
 
 
 def _batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:

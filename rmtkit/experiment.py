@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rmtkit.babi import ORIGINAL, GeneratedProblems, MixedProblems, RecordedProblems, Variation
+from rmtkit.babi.tasks import find_task
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
 from rmtkit.config import PROJECT, Config, ConfigError
-from rmtkit.memory import RMTConfig, RMTForCausalLM
+from rmtkit.kinds import load_model, model_class
+from rmtkit.memory import RMTConfig, RMTForSequenceClassification, RMTPreTrainedModel
 from rmtkit.processes import check_processes, is_main, local_device
 from rmtkit.runs import Run, check_writable, open_run, read_json, run_folder
 
@@ -66,10 +68,7 @@ def open_problems(
 
 
 def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedProblems | RecordedProblems:
-    variation = Variation(
-        num_people=config.num_people, num_places=config.num_places, num_things=config.num_things,
-        vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, balance_answers=config.balance_answers,
-    )  # fmt: skip
+    variation = _variation(config)
     limits = {"seed": config.seed, "max_n_facts": config.max_n_facts}
     if config.babi_path is None:
         return GeneratedProblems(task, variation=variation, **limits)
@@ -80,6 +79,19 @@ def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedP
     for split in splits:
         problems.num_problems(split)
     return problems
+
+
+def _variation(config: Config) -> Variation:
+    return Variation(
+        num_people=config.num_people, num_places=config.num_places, num_things=config.num_things,
+        vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, balance_answers=config.balance_answers,
+    )  # fmt: skip
+
+
+def all_answers(config: Config) -> list[str]:
+    """Return every answer of the tasks, sorted: the classes of an encoder."""
+    variation = _variation(config)
+    return sorted({label for task in config.tasks for label in find_task(task, variation).labels})
 
 
 def resolve_reference(name: str) -> str:
@@ -106,11 +118,14 @@ def _hub_errors(what: str, name: str):
 
 
 def open_tokenizer(config: Config):
-    """Return the backbone's tokenizer."""
+    """Return the backbone's tokenizer; where BERT's has no EOS token, SEP ends an answer."""
     from transformers import AutoTokenizer
 
     with _hub_errors("tokenizer", config.backbone):
-        return AutoTokenizer.from_pretrained(resolve_reference(config.backbone))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_reference(config.backbone))
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.sep_token
+    return tokenizer
 
 
 def check_positions(config: Config) -> None:
@@ -120,7 +135,7 @@ def check_positions(config: Config) -> None:
     if isinstance(backbone, RMTConfig):
         backbone = backbone.backbone_config
     try:
-        RMTConfig(backbone_config=backbone, **memory_settings(config))
+        RMTConfig(backbone_config=backbone, **_wrapper_settings(config, backbone))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -129,6 +144,15 @@ def memory_settings(config: Config) -> dict:
     """Return the fields of `RMTConfig` that a configuration sets."""
     names = ("num_memory_tokens", "segment_size", "bptt_depth", "segment_checkpointing")
     return {name: getattr(config, name) for name in names}
+
+
+def _wrapper_settings(config: Config, backbone) -> dict:
+    """Return the fields of `RMTConfig` for a backbone with this configuration: an encoder also has CLS and SEP."""
+    settings = memory_settings(config)
+    if model_class(backbone) is RMTForSequenceClassification:
+        tokenizer = open_tokenizer(config)
+        settings.update(cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id)
+    return settings
 
 
 def open_builder(config: Config, tokenizer, problems) -> BabilongBuilder:
@@ -180,25 +204,40 @@ def check_fit(config: Config, builder: BabilongBuilder) -> None:
         )
 
 
-def build_model(config: Config) -> RMTForCausalLM:
+def build_model(config: Config) -> RMTPreTrainedModel:
     """Load the backbone and wrap it with freshly drawn memory tokens (from the seed), or load an RMT to go on with."""
     silence_transformers()
     folder = resolve_reference(config.backbone)
     with _hub_errors("weights", config.backbone):
-        if AutoConfig.from_pretrained(folder).model_type == RMTConfig.model_type:
+        backbone_config = AutoConfig.from_pretrained(folder)
+        if isinstance(backbone_config, RMTConfig):
             return _continue_model(folder, config)
-        model = RMTForCausalLM.from_backbone(folder, **memory_settings(config))
+        wrapper = model_class(backbone_config)
+        backbone = _open_classifier(folder, config) if wrapper is RMTForSequenceClassification else folder
+        model = wrapper.from_backbone(backbone, **_wrapper_settings(config, backbone_config))
     model.reset_memory(torch.Generator().manual_seed(config.seed))
     return model
 
 
-def _continue_model(folder: str, config: Config) -> RMTForCausalLM:
+def _open_classifier(folder: str, config: Config):
+    """Load an encoder with a freshly drawn head (from the seed) that has a class for every answer."""
+    answers = dict(enumerate(all_answers(config)))
+    label2id = {answer: index for index, answer in answers.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return AutoModelForSequenceClassification.from_pretrained(folder, id2label=answers, label2id=label2id)
+
+
+def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
     """Load an RMT to train on: its memory tokens are kept, segment size and BPTT depth are the configuration's."""
-    model = RMTForCausalLM.from_pretrained(folder)
+    model = load_model(folder)
     if model.config.num_memory_tokens != config.num_memory_tokens:
         raise ConfigError(
             f"{folder} has num_memory_tokens={model.config.num_memory_tokens}, not {config.num_memory_tokens}"
         )
+    if isinstance(model, RMTForSequenceClassification) and sorted(model.config.label2id) != all_answers(config):
+        known = ", ".join(sorted(model.config.label2id))
+        raise ConfigError(f"{folder} answers {known}; task {config.task} has other answers, take the encoder itself")
     for name, value in memory_settings(config).items():
         setattr(model.config, name, value)
     return model
@@ -212,7 +251,7 @@ def silence_transformers() -> None:
     logging.set_verbosity_error()
 
 
-def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
+def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
     """Load a trained model and its tokenizer: `checkpoint`, or what notebook 02 trained with the same parameters.
 
     Raises: ConfigError if there is none, or if its memory or segment size is not that of the configuration.
@@ -233,7 +272,7 @@ def load_trained(config: Config) -> tuple[RMTForCausalLM, object]:
                 f"give {name}={found.get(name)} or the preset that it was trained with"
             )
     silence_transformers()
-    model = RMTForCausalLM.from_pretrained(folder).eval()
+    model = load_model(folder).eval()
     return model.to(default_device()), AutoTokenizer.from_pretrained(folder)
 
 

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import TensorBoardCallback
 
 from rmtkit.config import Config
-from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, collate, stages
+from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.evaluation import evaluate, wilson_interval
 from rmtkit.experiment import (
     Experiment,
@@ -31,7 +31,8 @@ from rmtkit.experiment import (
     resolve_precision,
     silence_transformers,
 )
-from rmtkit.memory import RMTForCausalLM
+from rmtkit.kinds import collate, load_model, training_questions
+from rmtkit.memory import RMTPreTrainedModel
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.processes import from_main, gather, is_main, micro_batch_size, num_processes, share, wait_for_all
 from rmtkit.runs import read_json, write_json
@@ -80,11 +81,12 @@ class StageTrainer(Trainer):
         return metrics
 
 
-def make_optimizer(model: RMTForCausalLM, config: Config) -> torch.optim.Optimizer:
+def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Optimizer:
     """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    embeddings.add(id(model.get_output_embeddings().weight))
+    if model.get_output_embeddings() is not None:  # a classifier has none
+        embeddings.add(id(model.get_output_embeddings().weight))
     is_matrix = {id(p) for p in trainable if p.ndim == 2 and id(p) not in embeddings and p is not model.memory}
     memory_rate = config.learning_rate if config.memory_learning_rate is None else config.memory_learning_rate
     others = [
@@ -99,7 +101,7 @@ def make_optimizer(model: RMTForCausalLM, config: Config) -> torch.optim.Optimiz
     return torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -> RMTForCausalLM:
+def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -> RMTPreTrainedModel:
     """Run the curriculum, or what is left of it, and return the model of the last stage's best validation.
 
     Args:    callbacks: of transformers, for progress displays.
@@ -111,25 +113,25 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -
         if not stage.best.is_dir():
             model = model or _starting_model(experiment, stage)
             model = run_stage(experiment, stage, model, callbacks)
-    model = model or RMTForCausalLM.from_pretrained(stage.best)
+    model = model or load_model(stage.best)
     model.eval()
     if is_main() and not experiment.run.model_path.is_dir():
         _save(model, experiment.run.model_path, experiment.tokenizer)
     return model
 
 
-def _starting_model(experiment: Experiment, stage: Stage) -> RMTForCausalLM:
+def _starting_model(experiment: Experiment, stage: Stage) -> RMTPreTrainedModel:
     if stage.index == 0:
         return build_model(experiment.config)
-    return RMTForCausalLM.from_pretrained(stages(experiment)[stage.index - 1].best)
+    return load_model(stages(experiment)[stage.index - 1].best)
 
 
-def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callbacks=()) -> RMTForCausalLM:
+def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, callbacks=()) -> RMTPreTrainedModel:
     """Train one stage from its newest complete checkpoint, or from its start; return the best model."""
     config, started = experiment.config, time.perf_counter()
     pad = experiment.tokenizer.eos_token_id
     size = prompt_size(config, stage.num_segments)
-    dataset = StageDataset(experiment.builder, config, stage)
+    dataset = StageDataset(experiment.builder, training_questions(config, model), stage)
     trainer = StageTrainer(
         experiment,
         stage,
@@ -137,7 +139,7 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTForCausalLM, callb
         args=training_arguments(config, stage, default_device()),
         train_dataset=dataset,
         eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
-        data_collator=lambda samples: collate(samples, pad),
+        data_collator=lambda samples: collate(samples, pad, model),
         callbacks=[
             StageEndCallback(None if stage.is_last else config.promote_at, config.patience),
             GrowthCallback(dataset),
@@ -227,7 +229,7 @@ def newest_complete_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _save(model: RMTForCausalLM, folder: Path, tokenizer) -> None:
+def _save(model: RMTPreTrainedModel, folder: Path, tokenizer) -> None:
     """Save model and tokenizer under a temporary name and rename the folder into place."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

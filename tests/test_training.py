@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
 from rmtkit.config import resolve
-from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, collate, stages
+from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import prepare, prompt_size
+from rmtkit.kinds import collate
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run
@@ -212,7 +213,7 @@ def test_newest_complete_checkpoint_skips_one_cut_off(tmp_path):
 TRAIN = """
 import sys, torch
 from rmtkit.config import resolve
-from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, collate, stages
+from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import prepare
 from rmtkit.training import train
 torch.set_num_threads(1)
