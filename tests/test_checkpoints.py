@@ -153,12 +153,11 @@ def test_load_authors_checkpoint_names_a_few_of_many(folder, make_backbone):
         load_authors_checkpoint(folder, segment_size=5)
 
 
-@pytest.mark.parametrize("name", ["nothing/here/at/all", "", "configuration"])
-def test_load_authors_checkpoint_of_nothing_is_one_line(name, folder, tmp_path):
-    (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(ValueError, match="no local file|no weights") as error:
-        load_authors_checkpoint(name if "/" in name else folder, segment_size=5)
-    assert "\n" not in str(error.value)
+def test_load_authors_checkpoint_of_nothing_is_one_line(tmp_path):
+    for path, message in ((tmp_path, "no weights"), ("no/such/checkpoint", "no local file")):
+        with pytest.raises(ValueError, match=message) as error:
+            load_authors_checkpoint(path, segment_size=5)
+        assert "\n" not in str(error.value)
 
 
 def test_convert_writes_our_format(folder, tokenizer, make_tokens, capsys):
