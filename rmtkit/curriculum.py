@@ -103,21 +103,27 @@ class StageEndCallback(TrainerCallback):
 
     Decided from the log, which lies in the checkpoint, so that a resumed run stops where one that was not killed does.
 
-    Args: promote_at: validation accuracy that is enough, None: the stage runs on;  patience: validations without a
-          better one that are too many.
+    Args: promote_at: exact match that is enough, None: the stage runs on;  patience: validations without a better
+          `best_metric` that are too many;  is_lowest: whether a lower one is better.
     """
 
-    def __init__(self, promote_at: float | None, patience: int):
+    def __init__(
+        self, promote_at: float | None, patience: int, best_metric: str = "exact_match", *, is_lowest: bool = False
+    ):
         self.promote_at = promote_at
         self.patience = patience
+        self.best_metric = best_metric
+        self.is_lowest = is_lowest
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Ask the Trainer to stop; at the beginning, if it had stopped when it was killed."""
-        accuracies = [entry["eval_exact_match"] for entry in state.log_history if "eval_exact_match" in entry]
-        if accuracies:
-            best = max(accuracies)
-            is_learned = self.promote_at is not None and best >= self.promote_at
-            is_stuck = len(accuracies) - 1 - accuracies.index(best) >= self.patience
+        validations = [entry for entry in state.log_history if "eval_exact_match" in entry]
+        if validations:
+            accuracy = max(entry["eval_exact_match"] for entry in validations)
+            is_learned = self.promote_at is not None and accuracy >= self.promote_at
+            values = [entry[f"eval_{self.best_metric}"] for entry in validations]
+            best = min(values) if self.is_lowest else max(values)
+            is_stuck = len(values) - 1 - values.index(best) >= self.patience
             control.should_training_stop |= is_learned or is_stuck
         return control
 

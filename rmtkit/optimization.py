@@ -14,23 +14,25 @@ OPTIMIZERS = ("muon", "adamw")
 class MuonWithAdamW(torch.optim.Optimizer):
     """Two optimizers that look like one: shared `param_groups`, one `step`, one state dict.
 
-    Args:  matrices: parameters for Muon, two axes each;  others: parameters for AdamW;
+    Args:  matrices: parameters for Muon, two axes each, or none;  others: groups of parameters for AdamW;
            matrix_learning_rate: of Muon;  learning_rate: of AdamW;  weight_decay: of both.
     """
 
     def __init__(self, matrices, others, *, matrix_learning_rate: float, learning_rate: float, weight_decay: float):
-        self._parts = (
-            torch.optim.Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay),
-            torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98)),
-        )
-        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._parts = [torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98))]
+        if matrices:
+            self._parts.insert(0, torch.optim.Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay))
+        groups = [group for part in self._parts for group in part.param_groups]
+        super().__init__(groups, {"lr": learning_rate})  # which the schedule "polynomial" reads
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """Let both parts see the very groups that schedulers change here."""
-        first = len(self._parts[0].param_groups)
-        self._parts[0].param_groups = self.param_groups[:first]
-        self._parts[1].param_groups = self.param_groups[first:]
+        """Let the parts see the very groups that schedulers change here."""
+        start = 0
+        for part in self._parts:
+            end = start + len(part.param_groups)
+            part.param_groups = self.param_groups[start:end]
+            start = end
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -41,7 +43,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict:
-        """Return the state of both parts."""
+        """Return the state of the parts."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict) -> None:

@@ -13,16 +13,16 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 
+from rmtkit.callbacks import GradientCallback, skipped_updates
 from rmtkit.config import Config
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
-from rmtkit.evaluation import evaluate, wilson_interval
 from rmtkit.experiment import (
     Experiment,
     build_model,
@@ -34,16 +34,31 @@ from rmtkit.experiment import (
 from rmtkit.kinds import collate, load_model, training_questions
 from rmtkit.memory import RMTPreTrainedModel
 from rmtkit.optimization import MuonWithAdamW
-from rmtkit.processes import from_main, gather, is_main, micro_batch_size, num_processes, share, wait_for_all
+from rmtkit.processes import from_main, is_main, micro_batch_size, num_processes, wait_for_all
 from rmtkit.runs import read_json, write_json
+from rmtkit.trackers import PROJECT_NAME, check_trackers, tracker_callbacks
+from rmtkit.validation import Metric, check_metrics, validate
+
+NUM_RESTARTS = 3  # cycles of the schedule cosine_with_restarts
+BatchTransform = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What a caller adds to training; see `train`."""
+
+    callbacks: tuple[TrainerCallback, ...] = ()
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+    batch_transform: BatchTransform | None = None
 
 
 class StageTrainer(Trainer):
     """transformers' Trainer with the samples in their order, our optimizer and our metric."""
 
-    def __init__(self, experiment: Experiment, stage: Stage, **arguments):
+    def __init__(self, experiment: Experiment, stage: Stage, metrics: Mapping[str, Metric], **arguments):
         self.experiment = experiment
         self.stage = stage
+        self.metrics = metrics
         super().__init__(**arguments)
 
     def _get_train_sampler(self, train_dataset=None):
@@ -61,15 +76,13 @@ class StageTrainer(Trainer):
         return super().create_scheduler(int(num_training_steps * horizon), optimizer)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Answer the validation samples greedily; log exact match with its interval."""
+        """Answer the validation samples greedily; log exact match with its interval, and other metrics."""
         with self.accelerator.autocast():
-            records = evaluate(
-                self.model, share(self.eval_dataset), self.experiment.tokenizer, batch_size=self.args.eval_batch_size
-            )
-        is_correct = gather(records["is_correct"].tolist() if len(records) else [])
-        num_correct, n = sum(is_correct), len(is_correct)
-        low, high = wilson_interval(num_correct, n)
-        metrics = {"exact_match": num_correct / n, "low": low, "high": high, "n": n}
+            metrics = validate(
+                self.model, self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
+                batch_size=self.args.eval_batch_size, metrics=self.metrics,
+            )  # fmt: skip
+        metrics["skipped_updates"] = len(skipped_updates(self.state))
         if is_main():
             self.experiment.run.append_metrics(
                 {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
@@ -89,30 +102,45 @@ def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Opt
         embeddings.add(id(model.get_output_embeddings().weight))
     is_matrix = {id(p) for p in trainable if p.ndim == 2 and id(p) not in embeddings and p is not model.memory}
     memory_rate = config.learning_rate if config.memory_learning_rate is None else config.memory_learning_rate
-    others = [
-        {"params": [p for p in trainable if id(p) not in is_matrix and p is not model.memory]},
-        {"params": [p for p in trainable if p is model.memory], "lr": memory_rate},
-    ]
+    others = [p for p in trainable if id(p) not in is_matrix and p is not model.memory]
+    memory = {"params": [p for p in trainable if p is model.memory], "lr": memory_rate}
     matrices = [p for p in trainable if id(p) in is_matrix]
     rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "muon":
-        return MuonWithAdamW(matrices, others, matrix_learning_rate=config.matrix_learning_rate, **rates)
-    others[0]["params"] += matrices
-    return torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay)
+        groups = [group for group in ({"params": others}, memory) if group["params"]]
+        return MuonWithAdamW(matrices, groups, matrix_learning_rate=config.matrix_learning_rate, **rates)
+    groups = [group for group in ({"params": others + matrices}, memory) if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = ()) -> RMTPreTrainedModel:
+def choose_trainable(model: RMTPreTrainedModel, config: Config) -> None:
+    """Freeze what `trainable` does not name. FSDP takes frozen parameters only with `fsdp_use_orig_params: true`."""
+    model.requires_grad_(config.trainable == "all")
+    model.memory.requires_grad_(True)
+
+
+def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = (), *,
+          metrics: Mapping[str, Metric] | None = None,
+          batch_transform: BatchTransform | None = None) -> RMTPreTrainedModel:  # fmt: skip
     """Run the curriculum, or what is left of it, and return the model of the last stage's best validation.
 
-    Args:    callbacks: of transformers, for progress displays.
+    Args:    callbacks: of transformers, for progress displays;
+             metrics: of the validation by name, each a function of the records of `rmtkit.evaluation.evaluate` that
+             returns a number; they are logged, and `best_metric` may name one;
+             batch_transform: takes each training batch (input_ids and labels on the CPU) and returns the one to learn
+             from; it must not depend on what it was called with before, or a resumed run ends elsewhere.
     Returns: the model; it is also saved in the run folder with its tokenizer.
+    Raises:  ConfigError for a tracker that is not installed, or a metric that is not there.
     """
+    hooks = Hooks(tuple(callbacks), metrics or {}, batch_transform)
+    check_trackers(experiment.config)
+    check_metrics(experiment.config, hooks.metrics)
     silence_transformers()
     model = None
     for stage in stages(experiment):
         if not stage.best.is_dir():
             model = model or _starting_model(experiment, stage)
-            model = run_stage(experiment, stage, model, callbacks)
+            model = run_stage(experiment, stage, model, hooks)
     model = model or load_model(stage.best)
     model.eval()
     if is_main() and not experiment.run.model_path.is_dir():
@@ -126,44 +154,52 @@ def _starting_model(experiment: Experiment, stage: Stage) -> RMTPreTrainedModel:
     return load_model(stages(experiment)[stage.index - 1].best)
 
 
-def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, callbacks=()) -> RMTPreTrainedModel:
+def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> RMTPreTrainedModel:
     """Train one stage from its newest complete checkpoint, or from its start; return the best model."""
-    config, started = experiment.config, time.perf_counter()
-    pad = experiment.tokenizer.eos_token_id
-    size = prompt_size(config, stage.num_segments)
-    dataset = StageDataset(experiment.builder, training_questions(config, model), stage)
-    trainer = StageTrainer(
-        experiment,
-        stage,
-        model=model,
-        args=training_arguments(config, stage, default_device()),
-        train_dataset=dataset,
-        eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
-        data_collator=lambda samples: collate(samples, pad, model),
-        callbacks=[
-            StageEndCallback(None if stage.is_last else config.promote_at, config.patience),
-            GrowthCallback(dataset),
-            *_trackers(experiment.run.folder / "tensorboard" / stage.folder.name),
-            *callbacks,
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)
+    started = time.perf_counter()
+    trainer = make_trainer(experiment, stage, model, hooks)
     trainer.train(resume_from_checkpoint=from_main(lambda: newest_complete_checkpoint(stage.folder)))
     if is_main():
+        state = trainer.state
         write_json(
             stage.folder / "stage.json",
-            {"num_segments": stage.num_segments, "steps": trainer.state.global_step, "best": trainer.state.best_metric,
-             "best_step": trainer.state.best_global_step, "seconds": round(time.perf_counter() - started, 1)},
+            {"num_segments": stage.num_segments, "steps": state.global_step,
+             "best_metric": experiment.config.best_metric, "best": state.best_metric,
+             "best_step": state.best_global_step, "skipped_updates": len(skipped_updates(state)),
+             "seconds": round(time.perf_counter() - started, 1)},
         )  # fmt: skip
         _save(trainer.model, stage.best, experiment.tokenizer)
     wait_for_all()
     return trainer.model
 
 
-def _trackers(folder: Path) -> list[TrainerCallback]:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return [TensorBoardCallback(SummaryWriter(folder))] if is_main() else []
+def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> StageTrainer:
+    """Return the Trainer of one stage, with all its callbacks."""
+    config, pad = experiment.config, experiment.tokenizer.eos_token_id
+    choose_trainable(model, config)
+    size = prompt_size(config, stage.num_segments)
+    dataset = StageDataset(experiment.builder, training_questions(config, model), stage)
+    transform = hooks.batch_transform or (lambda batch: batch)
+    promote_at = None if stage.is_last else config.promote_at
+    trainer = StageTrainer(
+        experiment,
+        stage,
+        hooks.metrics,
+        model=model,
+        args=training_arguments(config, stage, default_device()),
+        train_dataset=dataset,
+        eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
+        data_collator=lambda samples: transform(collate(samples, pad, model)),
+        callbacks=[
+            GradientCallback(config.max_grad_value),
+            StageEndCallback(promote_at, config.patience, config.best_metric, is_lowest=config.is_lowest_best),
+            GrowthCallback(dataset),
+            *tracker_callbacks(config, experiment.run.folder, stage.folder.name),
+            *hooks.callbacks,
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def training_arguments(config: Config, stage: Stage, device: torch.device) -> TrainingArguments:
@@ -179,7 +215,7 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         gradient_accumulation_steps=config.batch_size // (micro * num_processes()),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        lr_scheduler_kwargs=_schedule_arguments(config, stage),
+        lr_scheduler_kwargs=schedule_arguments(config, stage),
         warmup_steps=int(config.warmup_share * stage.max_steps),
         max_grad_norm=config.max_grad_norm,
         bf16=dtype is torch.bfloat16,
@@ -198,19 +234,27 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         save_steps=steps,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="exact_match",
-        greater_is_better=True,
-        report_to="none",
+        metric_for_best_model=f"eval_{config.best_metric}",
+        greater_is_better=not config.is_lowest_best,
+        report_to="none",  # trackers are callbacks
+        project=PROJECT_NAME,
+        run_name=f"{stage.folder.parents[1].name}-{stage.folder.name}",
         disable_tqdm=True,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several visible ones would be torch's DataParallel: a larger batch
     return arguments
 
 
-def _schedule_arguments(config: Config, stage: Stage) -> dict:
-    if config.schedule != "warmup_stable_decay":
-        return {}
-    return {"num_decay_steps": int(config.decay_share * stage.max_steps), "decay_type": "linear", "min_lr_ratio": 0.05}
+def schedule_arguments(config: Config, stage: Stage) -> dict:
+    """Return what transformers' schedule of this name takes beside warm-up and number of updates."""
+    decay_steps = int(config.decay_share * stage.max_steps)
+    mode = "min" if config.is_lowest_best else "max"
+    return {
+        "warmup_stable_decay": {"num_decay_steps": decay_steps, "decay_type": "linear", "min_lr_ratio": 0.05},
+        "cosine_with_restarts": {"num_cycles": NUM_RESTARTS},
+        "polynomial": {"power": 2.0, "lr_end": 0.0},
+        "reduce_lr_on_plateau": {"mode": mode, "factor": 0.1, "patience": config.patience // 2},
+    }.get(config.schedule, {})
 
 
 def newest_complete_checkpoint(folder: Path) -> str | None:
