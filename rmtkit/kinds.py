@@ -118,6 +118,7 @@ def answer(model, batch: list[Sample], tokenizer) -> list[str]:
     if isinstance(model, RMTForSeq2SeqLM):
         last, state = _read(model, np.stack([_with_eos(sample) for sample in batch]))
         num_given = 1  # the start token of the decoder
+        options.update(forced_bos_token_id=None, forced_eos_token_id=None)  # BART's; our answers are not written so
     else:
         last, state = _read(model, np.stack([sample.prompt for sample in batch]))
         num_given = last.shape[1]
