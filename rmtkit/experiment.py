@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging
 
 from rmtkit.babi import ORIGINAL, GeneratedProblems, MixedProblems, RecordedProblems, Variation
 from rmtkit.babi.tasks import find_task
@@ -106,22 +107,25 @@ def resolve_reference(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _hub_errors(what: str, name: str):
-    """Turn the several errors of an unreachable hub or an unknown name into one line with the offline choice."""
+def _loading(what: str, name: str, advice: str = "offline use backbone=reference:backbone or a local folder"):
+    """Load without transformers' bars, and turn its several errors into one line: no hub, no such name, no such file.
+
+    The bars stay off, also for saving: headless they would leave widgets behind.
+    """
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"cannot load the {what} of {name!r} ({reason}); offline use backbone=reference:backbone or a local folder"
-        ) from None
+        raise ConfigError(f"cannot load the {what} of {name!r} ({reason}); {advice}") from None
 
 
 def open_tokenizer(config: Config):
     """Return the backbone's tokenizer; where BERT's has no EOS token, SEP ends an answer."""
     from transformers import AutoTokenizer
 
-    with _hub_errors("tokenizer", config.backbone):
+    with _loading("tokenizer", config.backbone):
         tokenizer = AutoTokenizer.from_pretrained(resolve_reference(config.backbone))
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.sep_token
@@ -130,7 +134,7 @@ def open_tokenizer(config: Config):
 
 def check_positions(config: Config) -> None:
     """Compare segment and memory with the backbone's positions, reading its configuration only. Raises: ConfigError."""
-    with _hub_errors("configuration", config.backbone):
+    with _loading("configuration", config.backbone):
         backbone = AutoConfig.from_pretrained(resolve_reference(config.backbone))
     if isinstance(backbone, RMTConfig):
         backbone = backbone.backbone_config
@@ -206,9 +210,8 @@ def check_fit(config: Config, builder: BabilongBuilder) -> None:
 
 def build_model(config: Config) -> RMTPreTrainedModel:
     """Load the backbone and wrap it with freshly drawn memory tokens (from the seed), or load an RMT to go on with."""
-    silence_transformers()
     folder = resolve_reference(config.backbone)
-    with _hub_errors("weights", config.backbone):
+    with _loading("weights", config.backbone):
         backbone_config = AutoConfig.from_pretrained(folder)
         if isinstance(backbone_config, RMTConfig):
             return _continue_model(folder, config)
@@ -243,14 +246,6 @@ def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
     return model
 
 
-def silence_transformers() -> None:
-    """Switch off transformers' own bars for weights: headless they would leave widgets behind."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
 def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
     """Load a trained model and its tokenizer: `checkpoint`, or what notebook 02 trained with the same parameters.
 
@@ -271,9 +266,9 @@ def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
                 f"checkpoint {folder} has {name}={found.get(name)!r}, the configuration {getattr(config, name)}; "
                 f"give {name}={found.get(name)} or the preset that it was trained with"
             )
-    silence_transformers()
-    model = load_model(folder).eval()
-    return model.to(default_device()), AutoTokenizer.from_pretrained(folder)
+    with _loading("weights", str(folder), "give another checkpoint, or train again"):
+        model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return model.to(default_device()), tokenizer
 
 
 def default_device() -> torch.device:

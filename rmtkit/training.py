@@ -29,7 +29,6 @@ from rmtkit.experiment import (
     default_device,
     prompt_size,
     resolve_precision,
-    silence_transformers,
 )
 from rmtkit.kinds import collate, load_model, training_questions
 from rmtkit.memory import RMTPreTrainedModel
@@ -135,7 +134,6 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = (), *
     hooks = Hooks(tuple(callbacks), metrics or {}, batch_transform)
     check_trackers(experiment.config)
     check_metrics(experiment.config, hooks.metrics)
-    silence_transformers()
     model = None
     for stage in stages(experiment):
         if not stage.best.is_dir():

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.utils import logging
 
 from rmtkit.callbacks import GradientCallback
 from rmtkit.config import CHOICES, ConfigError, resolve
 from rmtkit.curriculum import StageDataset, StageEndCallback, stages
-from rmtkit.experiment import build_model, prepare
+from rmtkit.experiment import build_model, load_trained, prepare
 from rmtkit.kinds import collate
 from rmtkit.runs import read_json
 from rmtkit.training import Hooks, make_optimizer, make_trainer, train
@@ -464,3 +465,18 @@ def test_resumed_stage_ends_as_one_that_was_not_interrupted(small, tmp_path, par
     assert {**before[0], "seconds": 0} == {**after[0], "seconds": 0} and before[0]["skipped_updates"] > 0
     assert json.dumps(before[1]["log_history"]) == json.dumps(after[1]["log_history"])
     assert all(torch.equal(weight, weights_of(stage.best)[name]) for name, weight in weights.items())
+
+
+# ---------------------------------------------------------------- bars
+
+
+def test_no_bars_of_transformers_are_left_on(small, tmp_path):
+    experiment = make_experiment(small, tmp_path)
+    folder = tmp_path / "model"
+    model = build_model(experiment.config)
+    model.save_pretrained(folder)
+    experiment.tokenizer.save_pretrained(folder)
+    for load in (lambda: prepare(experiment.config), lambda: load_trained(resolve({**small, "checkpoint": folder}))):
+        logging.enable_progress_bar()
+        load()
+        assert not logging.is_progress_bar_enabled()
