@@ -55,17 +55,17 @@ def _kill_and_compare(config: Config, whole: Path, num_kills: int, duration: flo
     rng, failed, num_runs, killed = random.Random(config.seed), {}, 0, 0
     while killed < num_kills:
         num_runs += 1
-        folder, killed_before = whole.with_name(f"run-{num_runs}"), killed
-        while killed < num_kills:
-            delay = rng.uniform(0, duration)
-            if _train(config, folder, kill_after=delay) is not None:
-                break
-            killed += 1
-            print(f"kill {killed:2}, run {num_runs}, after {delay:5.1f} s: {_reached(folder)}", flush=True)
-        else:
-            _train(config, folder)
+        folder, num_killed, seconds = whole.with_name(f"run-{num_runs}"), 0, None
+        while seconds is None:
+            delay = rng.uniform(0, duration) if killed < num_kills else None
+            seconds = _train(config, folder, kill_after=delay)
+            if seconds is None:
+                killed, num_killed = killed + 1, num_killed + 1
+                print(f"kill {killed:2}, run {num_runs}, after {delay:5.1f} s: {_reached(folder)}", flush=True)
+        if num_killed == 0:
+            duration = min(duration, seconds)  # the first time the machine may have been busy
         found = differences(whole, folder)
-        print(f"run {num_runs}, killed {killed - killed_before} times: {', '.join(found) or 'equal'}", flush=True)
+        print(f"run {num_runs}, killed {num_killed} times: {', '.join(found) or 'equal'}", flush=True)
         if found:
             failed[f"run {num_runs}"] = found
     return failed, num_runs
