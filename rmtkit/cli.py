@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rmtkit.babi.files import OFFICIAL_SIZES
 from rmtkit.bench import BENCHMARKS, stream_once
-from rmtkit.config import TASKS, Config, resolve
+from rmtkit.config import TASKS, Config, ConfigError, resolve
 from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, new_folder, parse_names
 from rmtkit.formats import FORMATS
 from rmtkit.launch import ChildError, evaluate_trained, train_and_test
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = known.run(known, _overrides(rest))
     except (ValueError, ChildError) as error:
-        if is_main():
+        if is_main() or not isinstance(error, ConfigError):  # a ConfigError is that of every process
             print(f"rmtkit: {error}", file=sys.stderr)
         return 1 if isinstance(error, ChildError) else 2
     if is_main():

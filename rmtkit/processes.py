@@ -82,6 +82,7 @@ def gather(rows: list) -> list:
         return rows
     from accelerate.utils import gather_object
 
+    _connect()
     return gather_object(rows)
 
 
@@ -91,12 +92,19 @@ def from_main(make: Callable[[], object]):
         return make()
     from accelerate.utils import broadcast_object_list
 
+    _connect()
     return broadcast_object_list([make() if is_main() else None])[0]
 
 
 def wait_for_all() -> None:
     """Return when every process has come here."""
     if num_processes() > 1:
-        from accelerate import PartialState
+        _connect().wait_for_everyone()
 
-        PartialState().wait_for_everyone()
+
+def _connect():
+    """Return accelerate's state, connected to the other processes; on CPUs it has to be told that they are meant."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=local_device() == "cpu" or not torch.cuda.is_available())

@@ -143,9 +143,10 @@ def run_sweep(points: list[Point], machine: Machine, folder: Path) -> dict:
     check_writable(folder)
     waiting = [point for point in points if not point.result_path.is_file()]
     tell(f"{len(points)} points, {len(points) - len(waiting)} of them finished before")
-    if machine.executor == "slurm":
-        run_on_slurm(waiting, machine, folder)
-    else:
+    if machine.executor == "slurm" and waiting:
+        for job in submit_to_slurm(waiting, machine, folder):
+            job.wait()
+    elif machine.executor != "slurm":
         run_here(waiting, machine, folder)
     failed = {point.name: last_error(point) for point in points if not point.result_path.is_file()}
     for name, error in failed.items():
@@ -218,16 +219,13 @@ def run_here(points: list[Point], machine: Machine, folder: Path) -> None:
             job.cancel()
 
 
-def run_on_slurm(points: list[Point], machine: Machine, folder: Path) -> None:
-    """Submit points as one job array, `parallel` of them at a time, and wait for all."""
-    if not points:
-        return
+def submit_to_slurm(points: list[Point], machine: Machine, folder: Path) -> list:
+    """Submit points as one job array, `parallel` of them at a time, and return submitit's jobs."""
     executor = slurm_executor(machine, folder)
     columns = zip(*(_job(point, machine.environment(0)) for point in points), strict=True)
     jobs = executor.map_array(run_point, *map(list, columns))
     tell(f"Slurm job {jobs[0].job_id.partition('_')[0]}: {len(jobs)} tasks; scancel ends them")
-    for job in jobs:
-        job.wait()
+    return jobs
 
 
 def slurm_executor(machine: Machine, folder: Path):
