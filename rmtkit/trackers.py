@@ -17,7 +17,9 @@ from transformers.integrations import (
     TensorBoardCallback,
     TrackioCallback,
     WandbCallback,
-    get_available_reporting_integrations,
+    is_tensorboard_available,
+    is_trackio_available,
+    is_wandb_available,
 )
 
 from rmtkit.config import Config, ConfigError
@@ -47,10 +49,10 @@ class StageWandbCallback(WandbCallback):
 
 def check_trackers(config: Config) -> None:
     """Raise ConfigError for a tracker that is not installed."""
-    if not config.tracker_names:
-        return
-    found = get_available_reporting_integrations()
-    missing = [name for name in config.tracker_names if name not in found]
+    is_available = {
+        "tensorboard": is_tensorboard_available, "trackio": is_trackio_available, "wandb": is_wandb_available,
+    }  # fmt: skip
+    missing = [name for name in config.tracker_names if not is_available[name]()]  # asks, and imports, no other one
     if missing:
         raise ConfigError(
             f"trackers is {config.trackers!r}, but {missing[0]} is not installed; "

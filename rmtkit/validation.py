@@ -15,8 +15,9 @@ from rmtkit.kinds import collate
 from rmtkit.processes import gather, share
 
 Metric = Callable[[pd.DataFrame], float]  # the records of `rmtkit.evaluation.evaluate` -> a number
-OURS = ("exact_match", "low", "high", "n", "loss", "skipped_updates")  # and what else a row of metrics.jsonl holds
-RESERVED = (*OURS, "stage", "num_segments", "step", "split")
+RESERVED = (  # what else a row of metrics.jsonl holds
+    "exact_match", "low", "high", "n", "loss", "skipped_updates", "stage", "num_segments", "step", "split",
+)  # fmt: skip
 
 
 def check_metrics(config: Config, metrics: Mapping[str, Metric]) -> None:
