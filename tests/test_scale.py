@@ -24,8 +24,7 @@ from rmtkit.runs import Run, run_folder
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}
 
 MEET = """
-from rmtkit.processes import from_main, gather, rank, wait_for_all
-wait_for_all()
+from rmtkit.processes import from_main, gather, rank
 open(f"seen-{rank()}", "w").write(f"{from_main(rank)} {gather([rank()])}")
 """
 
