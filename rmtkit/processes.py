@@ -67,8 +67,11 @@ def micro_batch_size(config: Config, processes: int | None = None) -> int:
 def check_processes(config: Config) -> None:
     """Compare a configuration with how this process was launched. Raises: ConfigError."""
     micro_batch_size(config)
-    if uses_fsdp() and config.optimizer == "muon":
-        raise ConfigError("optimizer muon needs whole matrices, which FSDP cuts up; take optimizer=adamw, or DDP")
+    if uses_fsdp():
+        also = ", and optimizer muon needs whole matrices" if config.optimizer == "muon" else ""
+        raise ConfigError(
+            f"FSDP cuts up the model, which validation needs whole{also}; launch with --multi_gpu (DDP) instead"
+        )
 
 
 def share(samples):

@@ -28,6 +28,31 @@ from rmtkit.processes import from_main, gather, rank
 open(f"seen-{rank()}", "w").write(f"{from_main(rank)} {gather([rank()])}")
 """
 
+SHARD = """  # the decoder is called once a segment, so its shards are gathered several times in a forward pass
+import sys, torch
+from torch.distributed import destroy_process_group, get_rank, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from rmtkit.memory import RMTForCausalLM
+init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+settings = dict(num_memory_tokens=4, segment_size=16)
+whole, sharded = (RMTForCausalLM.from_backbone(sys.argv[1], **settings).train() for _ in range(2))
+torch.distributed.broadcast(whole.memory.data, 0)
+sharded.load_state_dict(whole.state_dict())
+for part in (*sharded.backbone.get_decoder().layers, sharded):
+    fully_shard(part, mesh=mesh)
+ids = torch.randint(0, 400, (4, 50), generator=torch.Generator().manual_seed(0))
+labels = torch.where(torch.arange(50) < 30, -100, ids)
+mine = slice(2 * get_rank(), 2 * get_rank() + 2)
+whole(ids, labels=labels).loss.backward()
+sharded(ids[mine], labels=labels[mine]).loss.backward()
+wanted = {name: parameter.grad for name, parameter in whole.named_parameters()}
+for name, parameter in sharded.named_parameters():
+    torch.testing.assert_close(parameter.grad.full_tensor(), wanted[name], rtol=1e-4, atol=1e-5, msg=name)
+destroy_process_group()
+"""
+
 
 @pytest.fixture
 def launched(monkeypatch):
@@ -129,14 +154,21 @@ def test_processes_meet_before_any_trainer_is_made(tmp_path):
     }
 
 
-def test_muon_under_fsdp_is_refused(launched, capsys):
+def test_fsdp_is_refused_with_one_line(launched, capsys):
     launched.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match="optimizer muon needs whole matrices, which FSDP cuts up; take optimizer="):
+    with pytest.raises(ConfigError, match="validation needs whole, and optimizer muon needs whole matrices; launch"):
         processes.check_processes(resolve({}))
-    processes.check_processes(resolve({"optimizer": "adamw"}))
+    with pytest.raises(ConfigError, match="validation needs whole; launch with --multi_gpu"):
+        processes.check_processes(resolve({"optimizer": "adamw"}))
     launched.setenv("RANK", "0")
     assert main(["train", "--preset=smoke"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_sharded_model_has_the_gradients_of_a_whole_one(small, tmp_path):
+    (tmp_path / "shard.py").write_text(SHARD)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*command, "shard.py", str(small["backbone"])], cwd=tmp_path, check=True)
 
 
 def test_launch_command_resolves_to_the_same_configuration(monkeypatch):
