@@ -10,12 +10,13 @@ FOLDER/TASK-PRESET-SEED.ipynb   the notebooks          FOLDER/table.csv   accura
 FOLDER/TASK-PRESET-SEED.log     their messages         FOLDER/submitit    what submitit keeps
 
 Killed and started again, a sweep goes on. A lock keeps two processes from the same point, so that jobs that outlive a
-sweep are waited for. On a cluster the output and data folders have to be shared by the nodes.
+sweep (kill -9, and always on Slurm) are waited for. On a cluster output and data folders have to be shared by the nodes.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -200,6 +201,7 @@ def run_here(points: list[Point], machine: Machine, folder: Path) -> None:
     executor = submitit.AutoExecutor(folder / "submitit", cluster=machine.executor)
     executor.update_parameters(timeout_min=NO_END)
     waiting, running = list(points), {}
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that jobs are ended
     try:
         while waiting or running:
             for slot in set(range(machine.parallel)) - set(running):
@@ -215,6 +217,7 @@ def run_here(points: list[Point], machine: Machine, folder: Path) -> None:
                     tell(f"{point.name} {'is finished' if point.result_path.is_file() else 'failed'}")
             time.sleep(POLL_SECONDS)
     finally:
+        signal.signal(signal.SIGTERM, before)
         for _, job in running.values():
             job.cancel()
 
