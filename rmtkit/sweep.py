@@ -10,7 +10,7 @@ FOLDER/TASK-PRESET-SEED.ipynb   the notebooks          FOLDER/table.csv   accura
 FOLDER/TASK-PRESET-SEED.log     their messages         FOLDER/submitit    what submitit keeps
 
 Killed and started again, a sweep goes on. A lock keeps two processes from the same point, so that jobs that outlive a
-sweep (kill -9, and always on Slurm) are waited for. On a cluster output and data folders have to be shared by the nodes.
+sweep (kill -9, and always on Slurm) are waited for. On a cluster the nodes have to share output and data folders.
 """
 
 from __future__ import annotations
