@@ -8,9 +8,12 @@ an update; the weights are those of one process but for rounding:
     torchrun --nproc_per_node 2 -m rmtkit train --task qa1                           also on CPUs, unlike accelerate
 
 `python -m rmtkit train` and notebook 02 do the first by themselves where several GPUs are visible; CUDA_VISIBLE_DEVICES
-says which. FSDP is refused: the model itself can be sharded by `fully_shard` in a loop of your own (tests/test_scale.py
-does), but our validation answers from whole weights. DeepSpeed comes from accelerate's own configuration (`accelerate
-config`, then `accelerate launch -m rmtkit train --optimizer adamw ...`), ZeRO stage 1 or 2, and is not tested by us.
+says which. Sharded parameters are accelerate's, too, with adamw only:
+
+    accelerate launch --use_fsdp --fsdp_version 2 -m rmtkit train --optimizer adamw ...
+
+or DeepSpeed, ZeRO stage 1 or 2, by `accelerate config`. Gradients, answers and saving of a sharded model are tested on
+CPU processes; accelerate shards on GPUs only, and there neither was run by us.
 """
 
 from __future__ import annotations

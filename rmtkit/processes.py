@@ -67,11 +67,12 @@ def micro_batch_size(config: Config, processes: int | None = None) -> int:
 def check_processes(config: Config) -> None:
     """Compare a configuration with how this process was launched. Raises: ConfigError."""
     micro_batch_size(config)
-    if uses_fsdp():
-        also = ", and optimizer muon needs whole matrices" if config.optimizer == "muon" else ""
-        raise ConfigError(
-            f"FSDP cuts up the model, which validation needs whole{also}; launch with --multi_gpu (DDP) instead"
-        )
+    if not uses_fsdp():
+        return
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("FSDP of version 1 is not supported; give accelerate launch --fsdp_version 2, or use DDP")
+    if config.optimizer == "muon":
+        raise ConfigError("optimizer muon needs whole matrices, which FSDP cuts up; take optimizer=adamw, or DDP")
 
 
 def share(samples):

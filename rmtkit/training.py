@@ -35,6 +35,7 @@ from rmtkit.memory import RMTPreTrainedModel
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.processes import from_main, is_main, micro_batch_size, num_processes, wait_for_all
 from rmtkit.runs import read_json, write_json
+from rmtkit.sharding import whole_model
 from rmtkit.trackers import PROJECT_NAME, check_trackers, tracker_callbacks
 from rmtkit.validation import Metric, check_metrics, validate
 
@@ -78,7 +79,7 @@ class StageTrainer(Trainer):
         """Answer the validation samples greedily; log exact match with its interval, and other metrics."""
         with self.accelerator.autocast():
             metrics = validate(
-                self.model, self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
+                whole_model(self.model), self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
                 batch_size=self.args.eval_batch_size, metrics=self.metrics,
             )  # fmt: skip
         metrics["skipped_updates"] = len(skipped_updates(self.state))
@@ -113,7 +114,7 @@ def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Opt
 
 
 def choose_trainable(model: RMTPreTrainedModel, config: Config) -> None:
-    """Freeze what `trainable` does not name. FSDP takes frozen parameters only with `fsdp_use_orig_params: true`."""
+    """Freeze what `trainable` does not name."""
     model.requires_grad_(config.trainable == "all")
     model.memory.requires_grad_(True)
 
@@ -157,6 +158,7 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, h
     started = time.perf_counter()
     trainer = make_trainer(experiment, stage, model, hooks)
     trainer.train(resume_from_checkpoint=from_main(lambda: newest_complete_checkpoint(stage.folder)))
+    trained = whole_model(trainer.model)
     if is_main():
         state = trainer.state
         write_json(
@@ -166,9 +168,9 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, h
              "best_step": state.best_global_step, "skipped_updates": len(skipped_updates(state)),
              "seconds": round(time.perf_counter() - started, 1)},
         )  # fmt: skip
-        _save(trainer.model, stage.best, experiment.tokenizer)
+        _save(trained, stage.best, experiment.tokenizer)
     wait_for_all()
-    return trainer.model
+    return trained
 
 
 def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> StageTrainer:

@@ -34,6 +34,7 @@ from torch.distributed import destroy_process_group, get_rank, init_process_grou
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from rmtkit.memory import RMTForCausalLM
+from rmtkit.sharding import is_sharded, whole_model
 init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
 settings = dict(num_memory_tokens=4, segment_size=16)
@@ -50,6 +51,13 @@ sharded(ids[mine], labels=labels[mine]).loss.backward()
 wanted = {name: parameter.grad for name, parameter in whole.named_parameters()}
 for name, parameter in sharded.named_parameters():
     torch.testing.assert_close(parameter.grad.full_tensor(), wanted[name], rtol=1e-4, atol=1e-5, msg=name)
+copy = whole_model(sharded)
+assert whole_model(whole) is whole and is_sharded(sharded) and not is_sharded(copy)
+options = dict(max_new_tokens=20, do_sample=False, pad_token_id=0)
+assert torch.equal(copy.generate(ids, **options), whole.generate(ids, **options))
+if get_rank() == 0:
+    copy.save_pretrained(sys.argv[2])
+    assert torch.equal(RMTForCausalLM.from_pretrained(sys.argv[2]).memory, whole.memory)
 destroy_process_group()
 """
 
@@ -154,21 +162,23 @@ def test_processes_meet_before_any_trainer_is_made(tmp_path):
     }
 
 
-def test_fsdp_is_refused_with_one_line(launched, capsys):
+def test_fsdp_of_another_version_or_with_muon_is_refused_with_one_line(launched, capsys):
     launched.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match="validation needs whole, and optimizer muon needs whole matrices; launch"):
-        processes.check_processes(resolve({}))
-    with pytest.raises(ConfigError, match="validation needs whole; launch with --multi_gpu"):
+    with pytest.raises(ConfigError, match="version 1 is not supported"):
         processes.check_processes(resolve({"optimizer": "adamw"}))
+    launched.setenv("FSDP_VERSION", "2")
+    processes.check_processes(resolve({"optimizer": "adamw"}))
+    with pytest.raises(ConfigError, match="optimizer muon needs whole matrices"):
+        processes.check_processes(resolve({}))
     launched.setenv("RANK", "0")
     assert main(["train", "--preset=smoke"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_sharded_model_has_the_gradients_of_a_whole_one(small, tmp_path):
+def test_sharded_model_has_gradients_answers_and_files_of_a_whole_one(small, tmp_path):
     (tmp_path / "shard.py").write_text(SHARD)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, "shard.py", str(small["backbone"])], cwd=tmp_path, check=True)
+    subprocess.run([*command, "shard.py", str(small["backbone"]), "saved"], cwd=tmp_path, check=True)
 
 
 def test_launch_command_resolves_to_the_same_configuration(monkeypatch):
