@@ -141,9 +141,10 @@ def test_collate_for_a_classifier_is_the_prompt_and_the_answer(make_experiment, 
 
 
 def test_collate_for_an_encoder_decoder_is_prompt_and_answer_with_eos(make_experiment, tmp_path):
-    experiment = make_experiment("t5", tmp_path, background="none")
+    experiment = make_experiment("t5", tmp_path, background="none", answer_size=40)
     model, samples = build_model(experiment.config), take(experiment, num_extra_questions=2)
     batch = collate(samples, experiment.tokenizer.eos_token_id, model)
+    assert not all(sample.is_answer.all() for sample in samples)  # there are extra questions to leave out
     for row, sample in enumerate(samples):
         given = batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
         assert given == [*sample.prompt.tolist(), experiment.tokenizer.eos_token_id]
@@ -188,6 +189,17 @@ def test_answer_of_an_encoder_decoder_equals_token_by_token(make_experiment, tmp
             ids.append(int(model(given, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         has_end = ids[-1] == end
         assert text == tokenizer.decode(ids[1:-1] if has_end else ids[1:]).strip() + ("" if has_end else "...")
+
+
+def test_answer_of_an_encoder_decoder_reads_the_prompt_with_eos(make_experiment, tmp_path):
+    experiment, seen = make_experiment("t5", tmp_path), []
+    model, samples = build_model(experiment.config), take(experiment)
+    generate = model.generate
+    model.generate = lambda last, **options: seen.append(last) or generate(last, **options)
+    answer(model, samples, experiment.tokenizer)
+    assert seen[0].shape[1] == experiment.config.segment_size
+    assert (seen[0][:, -1] == experiment.tokenizer.eos_token_id).all()
+    assert seen[0][0, :-1].tolist() == samples[0].prompt[-47:].tolist()
 
 
 # ---------------------------------------------------------------- whole runs
