@@ -110,7 +110,7 @@ def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Opt
         groups = [group for group in ({"params": others}, memory) if group["params"]]
         return MuonWithAdamW(matrices, groups, matrix_learning_rate=config.matrix_learning_rate, **rates)
     groups = [group for group in ({"params": others + matrices}, memory) if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def choose_trainable(model: RMTPreTrainedModel, config: Config) -> None:

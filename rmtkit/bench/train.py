@@ -106,7 +106,7 @@ def measure(setting: Setting, side: str) -> dict:
     model = make_model(setting).to(device)
     loss_of = straightforward_loss if side == SIDES[0] else _loss
     model.config.segment_checkpointing = side == SIDES[2]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
     batches = make_batches(setting, is_mixed=side == SIDES[0])
     memory = MemoryGrowth(device)
     shortest = min(batches, key=lambda batch: batch[0].shape[1])

@@ -132,7 +132,8 @@ class RMTPreTrainedModel(PreTrainedModel):
     def _read_left_to_right(self, input_ids, attention_mask, targets, state, kept: str):
         """Step through all segments, with what is padded at the end of each row.
 
-        Args:    targets (b, t): what each position has to predict, or None;  kept: the field of the output to keep.
+        Args:    input_ids (b, t), or what else `step` takes, (b, t, d);
+                 targets (b, t): what each position has to predict, or None;  kept: the field of the output to keep.
         Returns: that field of each segment (b, s, .), or with targets (k, .) of its k labelled positions; their
                  targets (k,); the memory after the last segment.
         """

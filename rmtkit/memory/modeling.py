@@ -57,7 +57,7 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
     def step(self, segment, state=None, *, attention_mask=None, output_attentions=False):
         """Read one segment and write the memory: the only place where the recurrence is computed.
 
-        Args:    segment (b, s) token ids;  state: M_t (b, m, d), None for M_0;
+        Args:    segment (b, s) token ids, or their embeddings (b, s, d);  state: M_t (b, m, d), None for M_0;
                  attention_mask (b, s), 1 for text and 0 for padding anywhere, None if there is no padding.
         Returns: SegmentOutput and M_{t+1} (b, m, d). A sample whose segment is all padding keeps its memory.
         Paper:   2402.10790, section 4; 2207.06881, equations 2-4.
@@ -65,7 +65,8 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         if state is None:
             state = self.initial_memory(segment.shape[0])
         m, s = state.shape[1], segment.shape[1]
-        embeddings = torch.cat([state, self.get_input_embeddings()(segment), state], dim=1)
+        text = segment if segment.is_floating_point() else self.get_input_embeddings()(segment)
+        embeddings = torch.cat([state, text, state], dim=1)
         order = None
         if attention_mask is not None:  # padding behind the write slots: no mask, no position depends on it
             order = padding_last(functional.pad(attention_mask, (m, m), value=1))
@@ -99,6 +100,8 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
             return self._continue(input_ids, attention_mask, state, past_key_values)
         input_ids, attention_mask, labels, order = pack(input_ids, attention_mask, labels)
         targets = None if labels is None else next_token_targets(labels)
+        if labels is not None and torch.is_grad_enabled() and not self.config.segment_checkpointing:
+            input_ids = self.get_input_embeddings()(input_ids)  # at once: the gradient (v, d) is made once, too
         hidden, targets, memory = self._read_left_to_right(input_ids, attention_mask, targets, state, "hidden")
         if labels is not None:
             return RMTOutput(loss=self._loss(hidden, targets, num_items_in_batch), memory=memory)
