@@ -19,6 +19,7 @@ import torch
 
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.evaluation import answer
+from rmtkit.memory import RMTForCausalLM
 
 METRICS = ("euclidean", "cosine")
 TARGETS = ("facts", "background", "question", "read memory", "write memory")  # what a write slot can attend to
@@ -79,11 +80,13 @@ def record(model, sample: Sample, tokenizer, *, attention_segments: Iterable[int
 
     Args:    model: an `RMTForCausalLM`;  tokenizer: the model's;
              attention_segments: whose attentions to keep; None: those that hold facts, and the last one.
-    Raises:  ValueError for a model without memory or without attentions, or a segment that does not exist.
+    Raises:  ValueError for a model that is no decoder, without memory or attentions, or a segment that is not there.
     Trap:    attention weights exist only in the eager implementation, so the model is switched to it meanwhile. They
              take l * h * (s + 2m)^2 floats a segment: 170 MB for GPT-2 with segments of 512 tokens.
     """
     m, size = model.config.num_memory_tokens, model.config.segment_size
+    if not isinstance(model, RMTForCausalLM):
+        raise ValueError(f"{type(model).__name__} reads and writes at the same slots; the analysis is for decoders")
     if m == 0:
         raise ValueError("the model has num_memory_tokens=0: there is no memory to analyse; train it with some")
     num_segments = -(-len(sample.prompt) // size)

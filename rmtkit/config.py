@@ -35,8 +35,8 @@ class Config:
     num_things: int | None = None  # objects, animals, shapes, containers
     vocabulary: str = "original"  # names, places and things of generated stories; "held_out": words never used there
     balance_answers: bool = False  # generated problems have all answers of a task equally often
-    num_extra_questions: int = 2  # further questions about the same facts, in training only
-    num_questions_between: int = 4  # questions on the way, at each point where the story has one, in training only
+    num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
+    num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext

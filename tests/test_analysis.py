@@ -8,13 +8,21 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.testing import assert_close
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from rmtkit import analysis
 from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.evaluation import answer
-from rmtkit.memory import RMTForCausalLM
+from rmtkit.memory import RMTForCausalLM, RMTForSequenceClassification
 
 SENTENCES = ["The river was high and the road was long.", "It rained for three days in the hills."]
 SEGMENT, MEMORY = 32, 3
@@ -122,6 +130,14 @@ def test_record_works_on_facts_alone(builder, tokenizer):
 def test_record_refuses_a_model_without_memory(sample, tokenizer):
     with pytest.raises(ValueError, match="num_memory_tokens=0"):
         analysis.record(make_model(num_memory_tokens=0), sample, tokenizer)
+
+
+def test_record_refuses_a_model_that_is_no_decoder(sample, tokenizer):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    encoder = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=300, **sizes))
+    model = RMTForSequenceClassification.from_backbone(encoder, num_memory_tokens=2, segment_size=16)
+    with pytest.raises(ValueError, match="the analysis is for decoders"):
+        analysis.record(model, sample, tokenizer)
 
 
 def test_record_refuses_layers_without_attention():

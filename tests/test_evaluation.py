@@ -51,13 +51,13 @@ class ScriptedModel(torch.nn.Module):
 
 def slow_answer(model, sample, tokenizer):
     """Answer by feeding the whole prompt again for each token: read memory, last segment, no write slots, no cache."""
-    ids = torch.from_numpy(sample.prompt.astype("int64"))[None]
-    whole, found = (ids.shape[1] - 1) // SEGMENT_SIZE * SEGMENT_SIZE, []
-    state = model(ids[:, :whole]).memory if whole else model.initial_memory(1)
+    ids, found = torch.from_numpy(sample.prompt.astype("int64"))[None], []
     limit = sample.continuation.tolist().index(tokenizer.eos_token_id) + 1
     while len(found) < limit and tokenizer.eos_token_id not in found:
-        last = torch.cat([ids[:, whole:], torch.tensor([found], dtype=torch.long)], dim=1)
-        embeddings = torch.cat([state, model.get_input_embeddings()(last)], dim=1)
+        text = torch.cat([ids, torch.tensor([found], dtype=torch.long)], dim=1)
+        whole = (text.shape[1] - 1) // SEGMENT_SIZE * SEGMENT_SIZE
+        state = model(text[:, :whole]).memory if whole else model.initial_memory(1)
+        embeddings = torch.cat([state, model.get_input_embeddings()(text[:, whole:])], dim=1)
         found.append(int(model.backbone(inputs_embeds=embeddings, use_cache=False).logits[0, -1].argmax()))
     has_end = found[-1] == tokenizer.eos_token_id
     return tokenizer.decode(found[:-1] if has_end else found).strip() + ("" if has_end else "...")
