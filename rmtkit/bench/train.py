@@ -52,16 +52,20 @@ SIDES = ("straightforward", "rmtkit", "rmtkit with segment_checkpointing")
 
 
 def bench_train(config: Config, *, size: str | None = None) -> dict:
-    """Compare our training step with the straightforward one.
+    """Compare our training step with the straightforward one, and show how its memory grows with the segments.
 
-    Args:   size: one of `SETTINGS`; None: all of them.
+    Args:   size: one of `SETTINGS`; None: all of them, then `bench_checkpointing`.
     Raises: ValueError for another size.
     Returns: for each size the two ratios and, of each side, samples per second and peak MB above weights and libraries.
     """
+    from .checkpointing import bench_checkpointing
+
     if size is not None and size not in SETTINGS:
         raise ValueError(f"size is {size!r}; allowed: {', '.join(SETTINGS)}, or leave it out for all")
     results = {name: compare(SETTINGS[name]) for name in ([size] if size else SETTINGS)}
     failed = {name: result["differences"] for name, result in results.items() if "differences" in result}
+    if size is None:
+        results["checkpointing"] = bench_checkpointing(config)
     return {"bench": "train", **results, "failed": failed}
 
 
