@@ -122,6 +122,7 @@ def answer(model, batch: list[Sample], tokenizer) -> list[str]:
     else:
         last, state = _read(model, np.stack([sample.prompt for sample in batch]))
         num_given = last.shape[1]
+        options["attention_mask"] = torch.ones_like(last)  # transformers would warn of padding that is EOS
     new = model.generate(last, state=state, **options)[:, num_given:].tolist()
     return [_text(ids[:size], tokenizer) for ids, size in zip(new, sizes, strict=True)]
 
