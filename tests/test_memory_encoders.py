@@ -121,6 +121,16 @@ def test_forward_equals_unrolled_loop(model_class, name, is_recomputed):
     assert_same_gradients(backward(model, model(tokens, labels=labels).loss), expected)
 
 
+def test_bfloat16_equals_unrolled_loop_within_its_rounding(model_class, name):
+    tokens = tokens_of(2, 18)
+    labels = labels_of(model_class, tokens)
+    with torch.no_grad():
+        exact = slow_loss(make(model_class, name), tokens, labels)
+        model = make(model_class, name).to(torch.bfloat16)
+        slow, found = slow_loss(model, tokens, labels), model(tokens, labels=labels).loss
+    assert abs(found - slow) <= 0.02 * exact and abs(found - exact) <= 0.05 * exact
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_bptt_depth_cuts_the_segments_before_it(model_class, depth):
     model, tokens = make(model_class, bptt_depth=depth), tokens_of(2, 18)

@@ -100,6 +100,15 @@ def test_forward_equals_unrolled_loop(name, is_recomputed):
         torch.testing.assert_close(grad, expected[parameter], **CLOSE, msg=parameter)
 
 
+def test_bfloat16_equals_unrolled_loop_within_its_rounding(name):
+    tokens, labels = tokens_of(2, 18), tokens_of(2, 4)
+    with torch.no_grad():
+        exact = slow_loss(make(name), tokens, labels)
+        model = make(name).to(torch.bfloat16)
+        slow, found = slow_loss(model, tokens, labels), model(tokens, labels=labels).loss
+    assert abs(found - slow) <= 0.02 * exact and abs(found - exact) <= 0.05 * exact
+
+
 def test_bptt_depth_cuts_the_segments_before_it(name):
     model, tokens, labels = make(name, bptt_depth=2), tokens_of(2, 18), tokens_of(2, 4)
     found = backward(model, model(tokens, labels=labels).loss)
