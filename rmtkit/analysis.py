@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from rmtkit.babilong import BabilongBuilder, Sample
-from rmtkit.evaluation import answer
+from rmtkit.kinds import answer
 from rmtkit.memory import RMTForCausalLM
 
 METRICS = ("euclidean", "cosine")

@@ -19,7 +19,7 @@ from rmtkit.babi import GeneratedProblems, Problem
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import SPLITS, Background
 from rmtkit.evaluation import accuracy_table, wilson_interval
-from rmtkit.generalization import baseline_records, first_problems  # noqa: F401 (the second for notebooks)
+from rmtkit.generalization import baseline_records
 
 MARKS = {  # background colour and CSS of each kind of text; all are colour-blind safe and differ in weight too
     "supporting fact": "background:#ffd27f;color:#000;font-weight:bold;",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import torch
 
-OPTIMIZERS = ("muon", "adamw")
-
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Two optimizers that look like one: shared `param_groups`, one `step`, one state dict.

@@ -21,7 +21,7 @@ from transformers import (
 from rmtkit import analysis
 from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
-from rmtkit.evaluation import answer
+from rmtkit.kinds import answer
 from rmtkit.memory import RMTForCausalLM, RMTForSequenceClassification
 
 SENTENCES = ["The river was high and the road was long.", "It rained for three days in the hills."]

@@ -9,7 +9,8 @@ import torch
 
 from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
-from rmtkit.evaluation import accuracy_table, answer, evaluate, wilson_interval
+from rmtkit.evaluation import accuracy_table, evaluate, wilson_interval
+from rmtkit.kinds import answer
 from rmtkit.memory import RMTForCausalLM
 
 SEGMENT_SIZE = 40

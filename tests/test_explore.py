@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rmtkit import explore
+from rmtkit import explore, generalization
 from rmtkit.babi import GeneratedProblems, MixedProblems, Problem, Question
 from rmtkit.babilong import BabilongBuilder
 
@@ -164,13 +164,13 @@ def test_explore_samples_interactive_follows_its_controls_without_output_capture
 
 
 def test_first_problems_stops_where_recorded_problems_end(problems):
-    assert len(explore.first_problems(problems, "train", 7)) == 7
+    assert len(generalization.first_problems(problems, "train", 7)) == 7
     few = types.SimpleNamespace(num_problems=lambda split: 3, problem=lambda split, index: index)
-    assert explore.first_problems(few, "test", 7) == [0, 1, 2]
+    assert generalization.first_problems(few, "test", 7) == [0, 1, 2]
 
 
 def test_distribution_table_counts_every_problem_once(problems):
-    table = explore.distribution_table({"generated": explore.first_problems(problems, "train", 60)})
+    table = explore.distribution_table({"generated": generalization.first_problems(problems, "train", 60)})
     totals = table.groupby("quantity")["share"].sum()
     assert len(totals) == 3 and totals.to_numpy() == pytest.approx(1)
     assert (table["n"] == 60).all()
@@ -206,7 +206,7 @@ def test_baseline_records_answer_without_reading():
     source = types.SimpleNamespace(
         num_problems=lambda split: len(splits[split]), problem=lambda split, index: splits[split][index]
     )
-    records = explore.baseline_records(source)
+    records = generalization.baseline_records(source)
     assert records.groupby("baseline")["is_correct"].apply(list).to_dict() == {
         "majority answer": [False, True],
         "last answer named": [True, False],
@@ -215,7 +215,7 @@ def test_baseline_records_answer_without_reading():
 
 def test_baseline_records_know_the_majority_of_each_task():
     source = MixedProblems([GeneratedProblems(task, seed=0) for task in ("qa6", "qa1")])
-    records = explore.baseline_records(source, num_problems=100)
+    records = generalization.baseline_records(source, num_problems=100)
     majority = records[records["baseline"] == "majority answer"]
     assert majority.groupby("task")["prediction"].nunique().to_dict() == {"qa1": 1, "qa6": 1}
     assert set(majority[majority["task"] == "qa6"]["prediction"]) <= {"yes", "no"} and len(majority) == 100

@@ -34,8 +34,8 @@ def stream_once(config: Config, num_tokens: int) -> dict:
     """Answer one sample of `num_tokens` and return the peak memory of this process and the speed."""
     import torch
 
-    from rmtkit.evaluation import answer
     from rmtkit.experiment import autocast, build_model, open_builder, open_problems, open_tokenizer
+    from rmtkit.kinds import answer
 
     tokenizer = open_tokenizer(config)
     builder = open_builder(config, tokenizer, open_problems(config))
