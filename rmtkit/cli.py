@@ -17,6 +17,7 @@ from rmtkit.formats import FORMATS
 from rmtkit.launch import ChildError, evaluate_trained, train_and_test
 from rmtkit.processes import is_main
 from rmtkit.public import LENGTHS
+from rmtkit.reference import resolve_trained
 from rmtkit.sweep import EXECUTORS, Machine, grid, run_sweep
 
 ANY_FIELD = "Any field of rmtkit.config.Config can be given as --NAME=VALUE."
@@ -53,9 +54,10 @@ def _add_train(commands) -> None:
         "train": "train, test at all lengths, write the run folder: notebook 02 without the notebook",
         "evaluate": "test a trained model at all lengths, by length and by depth of the facts: as notebook 03",
     }
-    for name, function in {"train": train_and_test, "evaluate": evaluate_trained}.items():
-        command = _add_with_fields(commands, name, texts[name])
-        command.set_defaults(run=lambda known, fields, function=function: function(resolve(fields)))
+    command = _add_with_fields(commands, "train", texts["train"])
+    command.set_defaults(run=lambda known, fields: train_and_test(resolve(fields)))
+    command = _add_with_fields(commands, "evaluate", texts["evaluate"])
+    command.set_defaults(run=lambda known, fields: evaluate_trained(resolve_trained(fields)))
 
 
 def _add_sweep(commands) -> None:

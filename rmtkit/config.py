@@ -13,6 +13,7 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rmtkit.lengths import LENGTHS
 from rmtkit.parameters import ConfigError, coerce
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,8 @@ class Config:
     # test, after training
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
+    max_length: str | None = field(default=None, metadata=PLACE)  # test at the named lengths up to this: 0k, 1k .. 10M
+    num_samples: int | None = field(default=None, metadata=PLACE)  # of each of these; None: 500, from 256k 100, 10M 20
     test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
     scoring: str = field(default="exact_match", metadata=PLACE)  # of the test: exact_match, babilong_labels, substring
     # where, and how fast
@@ -170,7 +173,7 @@ AT_LEAST = {
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
     "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
     "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
-    "test_samples": 1, "test_batch_size": 1, "num_workers": 0,
+    "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
 AT_MOST = {
     "seed": 2**32 - 1,
@@ -235,6 +238,7 @@ def check(config: Config) -> Config:
     for name, high in AT_MOST.items():
         _check_bound(config, name, high, is_below=False)
     _check_training(config)
+    _check_lengths(config)
     if config.fact_depth_start >= config.fact_depth_end:
         start, end = config.fact_depth_start, config.fact_depth_end
         raise ConfigError(f"fact_depth_start {start} is not below fact_depth_end {end}")
@@ -270,6 +274,17 @@ def _check_training(config: Config) -> None:
     if set(names) - set(TRACKERS) or len(set(names)) < len(names):
         allowed = f"{', '.join(TRACKERS)}, several of them with commas, or none"
         raise ConfigError(f"trackers is {config.trackers!r}; allowed: {allowed}")
+
+
+def _check_lengths(config: Config) -> None:
+    if config.max_length not in (None, *LENGTHS):
+        raise ConfigError(f"max_length is {config.max_length!r}; allowed: {', '.join(LENGTHS)}")
+    if config.max_length is None and config.num_samples is not None:
+        raise ConfigError(
+            "num_samples counts samples of the lengths up to max_length; of test_segments test_samples does"
+        )
+    if config.background == "none" and config.max_length not in (None, "0k"):
+        raise ConfigError(f"background none has facts alone, which is max_length 0k, not {config.max_length}")
 
 
 def _check_bound(config: Config, name: str, bound: float, *, is_below: bool) -> None:

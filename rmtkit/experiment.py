@@ -20,13 +20,13 @@ from rmtkit.babi import ORIGINAL, GeneratedProblems, MixedProblems, RecordedProb
 from rmtkit.babi.tasks import find_task
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import open_background
-from rmtkit.config import PROJECT, Config, ConfigError
+from rmtkit.config import Config, ConfigError
 from rmtkit.kinds import load_model, model_class
 from rmtkit.memory import RMTConfig, RMTForSequenceClassification, RMTPreTrainedModel
 from rmtkit.processes import check_processes, is_main, local_device
-from rmtkit.runs import Run, check_writable, open_run, read_json, run_folder
+from rmtkit.reference import REFERENCE, check_model, checkpoint_folder, resolve_reference
+from rmtkit.runs import Run, check_writable, open_run, run_folder
 
-REFERENCE = PROJECT / "outputs" / "reference"
 NUM_PROBES = 200  # problems looked at before training to see whether they fit
 
 
@@ -93,17 +93,6 @@ def all_answers(config: Config) -> list[str]:
     """Return every answer of the tasks, sorted: the classes of an encoder."""
     variation = _variation(config)
     return sorted({label for task in config.tasks for label in find_task(task, variation).labels})
-
-
-def resolve_reference(name: str) -> str:
-    """Return the folder of `reference:NAME`, or the name itself (a folder or a hub name). Raises: ConfigError."""
-    if not name.startswith("reference:"):
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-    folder = REFERENCE / name.removeprefix("reference:")
-    if not (folder / "config.json").is_file():
-        known = sorted(path.parent.name for path in REFERENCE.glob("*/config.json"))
-        raise ConfigError(f"{name!r} is not there; reference models: {', '.join(known) or 'none'}, or give a folder")
-    return str(folder)
 
 
 @contextlib.contextmanager
@@ -246,6 +235,11 @@ def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
     return model
 
 
+def model_folder(config: Config) -> Path:
+    """Return the folder of the model to evaluate: of `checkpoint`, or of the run with the same parameters."""
+    return checkpoint_folder(config.checkpoint) if config.checkpoint else run_folder(config) / "model"
+
+
 def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
     """Load a trained model and its tokenizer: `checkpoint`, or what notebook 02 trained with the same parameters.
 
@@ -253,19 +247,13 @@ def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(resolve_reference(config.checkpoint)) if config.checkpoint else run_folder(config) / "model"
+    folder = model_folder(config)
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"no trained model in {folder}; run notebooks/02_train.ipynb with the same parameters, "
             "or give checkpoint=FOLDER"
         )
-    found = read_json(folder / "config.json")
-    for name in ("num_memory_tokens", "segment_size"):
-        if found.get(name) != getattr(config, name):
-            raise ConfigError(
-                f"checkpoint {folder} has {name}={found.get(name)!r}, the configuration {getattr(config, name)}; "
-                f"give {name}={found.get(name)} or the preset that it was trained with"
-            )
+    check_model(config, folder)
     with _loading("weights", str(folder), "give another checkpoint, or train again"):
         model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
     return model.to(default_device()), tokenizer

@@ -6,12 +6,15 @@ processes (`rmtkit.processes`) each answers its share of the samples; the record
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -19,32 +22,93 @@ from rmtkit.babi import Problem
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
 from rmtkit.evaluation import accuracy_table, evaluate
-from rmtkit.experiment import autocast, prompt_size
+from rmtkit.experiment import autocast, model_folder, prompt_size
+from rmtkit.lengths import LENGTHS, TOKENS, default_samples, lengths_up_to
 from rmtkit.processes import from_main, gather, is_main, num_processes, share
 from rmtkit.progress import Display
+from rmtkit.reference import weights_digest
 
 BY_LENGTH = ["task", "num_segments", "num_tokens"]
+SHARES = ["accuracy", "low", "high"]
 QUARTERS = ["0-25 %", "25-50 %", "50-75 %", "75-100 %"]  # of the sample, where its earliest supporting fact is
 NUM_PROBLEMS = 1000  # problems behind a table, unless asked otherwise
+NUM_MEASURED = 8  # prompts, of MEASURED_TOKENS at most, whose characters are counted
+MEASURED_TOKENS = 2**14
+OF_SAMPLES = (  # the fields that test samples of a length depend on
+    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "num_people", "num_places", "num_things", "vocabulary",
+    "balance_answers", "background", "background_path", "background_tokens", "layout", "question_position",
+    "fact_depth_start", "fact_depth_end", "answer_size", "segment_size",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """A length of the test: its name ("4k"; None if it was given in segments), segments, prompt and samples."""
+
+    name: str | None
+    num_segments: int  # 0: facts alone
+    size: int | None  # tokens of the prompt; None: facts alone
+    num_samples: int
+
+    @property
+    def label(self) -> str:
+        """What the length is called in lines and file names."""
+        return self.name or f"{self.num_segments} segments"
+
+
+def lengths_asked(config: Config) -> list[Length]:
+    """Return the lengths to test at: those by name up to `max_length`, without it those in `test_segments`."""
+    if config.max_length is None:
+        return [Length(None, n, prompt_size(config, n), config.test_samples) for n in config.test_segments]
+    return [_named_length(config, name) for name in lengths_up_to(config.max_length)]
+
+
+def _named_length(config: Config, name: str) -> Length:
+    """Return a length by name: whole segments, or the part of a single one, with room for the answer at its end."""
+    num_segments = -(-TOKENS[name] // config.segment_size)
+    room = min(TOKENS[name], config.segment_size) if num_segments == 1 else num_segments * config.segment_size
+    size = room - config.answer_size if num_segments else None
+    return Length(name, num_segments, size, config.num_samples or default_samples(name))
 
 
 def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder, folder: Path) -> pd.DataFrame:
-    """Evaluate `test_samples` of the test split at every length in `test_segments`.
+    """Evaluate the test split at every length of `lengths_asked`.
 
-    A length that is done is kept as a CSV file under `folder`/test and not computed again.
+    A length that is done is kept as a CSV file under `folder`/test and not computed again. One whose prompt holds the
+    facts of no problem is left out, with a line that says so.
 
-    Returns: the records of `rmtkit.evaluation.evaluate`, all lengths together.
+    Returns: the records of `rmtkit.evaluation.evaluate`, all lengths together; with the column `length` ("4k") in
+             front where lengths were asked by name.
     """
-    display, parts = Display(), []
-    for num_segments in config.test_segments:
-        path = _records_path(config, folder, num_segments)
+    display, parts, lengths = Display(), [], _usable_lengths(config, builder)
+    for length in lengths:
+        path = _records_path(config, folder, length)
         if not from_main(path.is_file):
-            rows = gather(_evaluate_length(config, model, tokenizer, builder, num_segments, display))
+            rows = gather(_evaluate_length(config, model, tokenizer, builder, length, display))
             if is_main():
-                _write_records(pd.DataFrame(rows).sort_values("index", ignore_index=True), path)
+                _write_records(_as_records(rows, length), path)
         parts.append(from_main(lambda path=path: _read_records(path)))
     records = pd.concat(parts, ignore_index=True)
     display.show(summary(records), force=True)
+    return records
+
+
+def _usable_lengths(config: Config, builder: BabilongBuilder) -> list[Length]:
+    """Return the lengths asked for; of those by name only the ones at which some problem's facts fit."""
+    lengths = lengths_asked(config)
+    if config.max_length is None:
+        return lengths
+    counts = count_fitting(builder, [length.size for length in lengths])
+    for length, fitting, total in zip(lengths, counts["num_fitting"], counts["num_problems"], strict=True):
+        if fitting < total and is_main():
+            print(f"{length.label}: of {total} test problems {fitting} fit; the others are left out", file=sys.stderr)
+    return [length for length, fitting in zip(lengths, counts["num_fitting"], strict=True) if fitting]
+
+
+def _as_records(rows: list[dict], length: Length) -> pd.DataFrame:
+    records = pd.DataFrame(rows).sort_values("index", ignore_index=True)
+    if length.name:
+        records.insert(0, "length", length.name)
     return records
 
 
@@ -58,28 +122,97 @@ def _read_records(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values={"fact_depth": ["", "nan"]})
 
 
+def length_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy by task and length, the rule in a column.
+
+    Returns: task, length (where lengths have names), num_segments, num_tokens (where prompts differ, as facts alone do:
+             their mean), rule, n, accuracy, low, high.
+    """
+    if "length" not in records:
+        return accuracy_table(records, [*BY_LENGTH, "rule"])
+    records = records.assign(length=_by_name(records["length"]))
+    by = ["task", "length", "rule"]
+    sizes = records.groupby(by, observed=True)[BY_LENGTH[1:]].mean().round().astype(int).reset_index()
+    table = sizes.merge(accuracy_table(records, by), on=by)[[*by[:2], *BY_LENGTH[1:], "rule", "n", *SHARES]]
+    return table.astype({"length": str})
+
+
+def _by_name(names: pd.Series) -> pd.Categorical:
+    return pd.Categorical(names, [name for name in LENGTHS if name in set(names)], ordered=True)
+
+
+def describe_lengths(config: Config, builder: BabilongBuilder) -> pd.DataFrame:
+    """Return what the lengths of `lengths_asked` are besides tokens, a row each.
+
+    Returns: length (the label), num_characters of a prompt (by the mean characters per token of a few prompts),
+             num_fitting of num_problems: how many test problems' facts fit. The others cannot be asked at that length,
+             so that the problems of short lengths are easier ones.
+    """
+    lengths = lengths_asked(config)
+    table = count_fitting(builder, [length.size for length in lengths])
+    found = [
+        _num_characters(builder, length.size) if table["num_fitting"][i] else 0 for i, length in enumerate(lengths)
+    ]
+    table.insert(0, "length", [length.label for length in lengths])
+    table.insert(1, "num_characters", found)
+    return table
+
+
+def write_tables(config: Config, records: pd.DataFrame, builder: BabilongBuilder, folder: Path) -> pd.DataFrame:
+    """Write accuracy_by_length.csv and accuracy_by_depth.csv of records and return the former.
+
+    Returns: of `length_table`, where lengths have names with the columns of `describe_lengths`.
+    """
+    table = length_table(records)
+    if "length" in table:
+        table = table.merge(describe_lengths(config, builder), on="length", how="left")
+    table.to_csv(folder / "accuracy_by_length.csv", index=False)
+    depth_table(records).to_csv(folder / "accuracy_by_depth.csv", index=False)
+    return table
+
+
+def count_fitting(builder: BabilongBuilder, sizes: list[int | None]) -> pd.DataFrame:
+    """Return how many test problems fit prompts of these tokens (None: any do): num_fitting, num_problems.
+
+    Of recorded problems all are counted, of generated ones the first `NUM_PROBLEMS`.
+    """
+    problems = first_problems(builder.problems, "test", builder.problems.num_problems("test") or NUM_PROBLEMS)
+    needed = np.array([builder.num_fixed_tokens(problem) for problem in problems])
+    fitting = [len(needed) if size is None else int((needed <= size).sum()) for size in sizes]
+    return pd.DataFrame({"num_fitting": fitting, "num_problems": len(needed)})
+
+
+def _num_characters(builder: BabilongBuilder, size: int | None) -> int:
+    """Return the characters of a prompt, from the mean of a few prompts of that length or of `MEASURED_TOKENS`."""
+    measured = None if size is None else min(size, MEASURED_TOKENS)
+    prompts = [builder.sample("test", index, measured).prompt for index in range(NUM_MEASURED)]
+    characters = sum(len(builder.tokenizer.decode(prompt.tolist())) for prompt in prompts)
+    tokens = sum(len(prompt) for prompt in prompts)
+    return round(characters / NUM_MEASURED if size is None else size * characters / tokens)
+
+
 def summary(records: pd.DataFrame) -> str:
     """Return one line per length: tokens, segments, accuracy, interval, n and the scoring rule."""
-    rows = accuracy_table(records, [*BY_LENGTH, "rule"]).itertuples()
+    rows = length_table(records).itertuples()
     return "\n".join(
-        f"{row.num_tokens:>9,} tokens {row.num_segments:>6} segments: {row.rule} {row.accuracy:.3f} "
+        f"{row.num_tokens:>10,} tokens {row.num_segments:>6} segments: {row.rule} {row.accuracy:.3f} "
         f"[{row.low:.3f}, {row.high:.3f}] n={row.n}" for row in rows
     )  # fmt: skip
 
 
-def _records_path(config: Config, folder: Path, num_segments: int) -> Path:
-    """Name a file by everything that its numbers depend on."""
-    how = [config.precision, config.scoring, config.test_samples]
-    what = [identity(config), config.checkpoint, num_segments, *how]
+def _records_path(config: Config, folder: Path, length: Length) -> Path:
+    """Name a file by everything that its numbers depend on; of a checkpoint that is its weights, not its name."""
+    of_samples = {name: getattr(config, name) for name in OF_SAMPLES}
+    model = [of_samples, weights_digest(model_folder(config))] if config.checkpoint else identity(config)
+    what = [model, dataclasses.asdict(length), config.precision, config.scoring]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=5).hexdigest()
-    return folder / "test" / f"{num_segments}-segments-{digest}.csv"
+    return folder / "test" / f"{length.label.replace(' ', '-')}-{digest}.csv"
 
 
-def _evaluate_length(config, model, tokenizer, builder, num_segments, display) -> list[dict]:
+def _evaluate_length(config, model, tokenizer, builder, length: Length, display) -> list[dict]:
     """Return the records of this process's share of the samples of one length."""
-    size = prompt_size(config, num_segments)
-    fitting = builder.num_fitting("test", size)
-    num_samples = config.test_samples if fitting is None else min(config.test_samples, fitting)
+    size, fitting = length.size, builder.num_fitting("test", length.size)
+    num_samples = length.num_samples if fitting is None else min(length.num_samples, fitting)
     samples = (builder.sample("test", index, size) for index in share(range(num_samples)))
     done, started = 0, time.monotonic()
 
@@ -88,7 +221,7 @@ def _evaluate_length(config, model, tokenizer, builder, num_segments, display) -
         done += num_tokens * num_processes()
         rate = done / (time.monotonic() - started)
         left = max(0.0, num_samples * (size or 0) - done) / rate
-        display.show(f"{num_segments} segments: {done:,} tokens read, {rate:,.0f} tokens/s, {left:.0f} s left")
+        display.show(f"{length.label}: {done:,} tokens read, {rate:,.0f} tokens/s, {left:.0f} s left")
 
     with torch.inference_mode(), autocast(config.precision, model.device):
         records = evaluate(
@@ -98,9 +231,11 @@ def _evaluate_length(config, model, tokenizer, builder, num_segments, display) -
 
 
 def depth_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy by number of segments and `depth`, the quarter that the earliest supporting fact is in."""
+    """Return accuracy by length (or number of segments) and `depth`, the quarter of the earliest supporting fact."""
     quarters = pd.cut(records["fact_depth"], [-0.001, 0.25, 0.5, 0.75, 1.0], labels=QUARTERS)
-    return accuracy_table(records.assign(depth=quarters), ["num_segments", "depth"])
+    if "length" not in records:
+        return accuracy_table(records.assign(depth=quarters), ["num_segments", "depth"])
+    return accuracy_table(records.assign(depth=quarters, length=_by_name(records["length"])), ["length", "depth"])
 
 
 def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, *, published=None):
@@ -114,7 +249,7 @@ def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, 
 
     floor = accuracy_table(baseline_records(problems), "baseline").set_index("baseline")["accuracy"]
     figure = plot_accuracy_by_length(
-        accuracy_table(records, BY_LENGTH),
+        length_table(records),
         series="task" if len(config.tasks) > 1 else None,
         trained_segments=max(config.segments),
         baselines=floor.to_dict(),

@@ -54,9 +54,8 @@ def train_and_test(config: Config, *, num_processes: int | None = None) -> dict:
     Returns: what result.json holds, and the run folder under "run".
     Raises:  ConfigError and other ValueErrors before anything heavy.
     """
-    from rmtkit.evaluation import accuracy_table
     from rmtkit.experiment import prepare
-    from rmtkit.generalization import BY_LENGTH, evaluate_lengths, plot_lengths
+    from rmtkit.generalization import evaluate_lengths, length_table, plot_lengths
     from rmtkit.progress import TrainingProgress
     from rmtkit.training import finish
 
@@ -67,7 +66,7 @@ def train_and_test(config: Config, *, num_processes: int | None = None) -> dict:
     if not is_main():
         return {}
     plot_lengths(config, records, experiment.builder.problems, run.folder)
-    return {"run": str(run.folder), **finish(experiment, accuracy_table(records, BY_LENGTH))}
+    return {"run": str(run.folder), **finish(experiment, length_table(records))}
 
 
 def evaluate_trained(config: Config) -> dict:
@@ -79,19 +78,17 @@ def evaluate_trained(config: Config) -> dict:
     Returns: the folder under "folder", the scoring rule, and the table by length under "tests".
     Raises:  ConfigError if there is no such model.
     """
-    from rmtkit.evaluation import accuracy_table
     from rmtkit.experiment import evaluation_folder, load_trained, open_builder, open_problems, published_accuracy
-    from rmtkit.generalization import BY_LENGTH, depth_table, evaluate_lengths, plot_lengths
+    from rmtkit.generalization import evaluate_lengths, plot_lengths, write_tables
 
     problems = open_problems(config)
     model, tokenizer = load_trained(config)
     folder = evaluation_folder(config)
-    records = evaluate_lengths(config, model, tokenizer, open_builder(config, tokenizer, problems), folder)
+    builder = open_builder(config, tokenizer, problems)
+    records = evaluate_lengths(config, model, tokenizer, builder, folder)
     if not is_main():
         return {}
-    table = accuracy_table(records, BY_LENGTH)
-    table.to_csv(folder / "accuracy_by_length.csv", index=False)
-    depth_table(records).to_csv(folder / "accuracy_by_depth.csv", index=False)
+    table = write_tables(config, records, builder, folder)
     published = published_accuracy(config.task) if len(config.tasks) == 1 else None
     plot_lengths(config, records, problems, folder, published=published)
     return {"folder": str(folder), "scoring_rule": config.scoring, "tests": table.to_dict("records")}

@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "babi": {"babi"},
     "parameters": set(),
-    "config": {"config", "parameters"},
+    "lengths": set(),
+    "config": {"config", "lengths", "parameters"},
     "runs": {"config", "runs"},
     "background": {"background"},
     "babilong": {"babi", "background"},
@@ -24,7 +25,10 @@ ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "memory": {"memory", "config"},
     "optimization": set(),
 }
-WITHOUT_TORCH = ("babi", "background", "babilong", "config", "runs", "scoring", "public", "formats", "export")
+WITHOUT_TORCH = (
+    "babi", "background", "babilong", "config", "runs", "scoring", "public", "formats", "export", "lengths",
+    "reference",
+)  # fmt: skip
 DATA_SIDE = ("babi", "background", "babilong", "scoring", "public", "formats")
 NOT_BELOW = {"explore", "cli", "__main__"}  # nothing else imports them
 

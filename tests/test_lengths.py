@@ -1,0 +1,127 @@
+"""Lengths by name: how many tokens and samples they mean, which problems fit, how records of them are grouped."""
+
+import pandas as pd
+import pytest
+
+from rmtkit.config import ConfigError, resolve
+from rmtkit.generalization import (
+    count_fitting,
+    depth_table,
+    describe_lengths,
+    evaluate_lengths,
+    length_table,
+    lengths_asked,
+    write_tables,
+)
+from rmtkit.lengths import LENGTHS, TOKENS, lengths_up_to
+from rmtkit.memory import RMTForCausalLM
+
+
+def asked(**parameters):
+    return lengths_asked(resolve(parameters))
+
+
+def test_lengths_are_the_benchmarks():
+    assert LENGTHS == ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k", "1M", "10M")
+    assert lengths_up_to("4k") == ("0k", "1k", "2k", "4k")
+    assert [-(-TOKENS[name] // 512) for name in ("4k", "128k", "1M", "10M")] == [8, 256, 2048, 19532]
+
+
+def test_lengths_asked_fill_whole_segments_but_for_the_answer():
+    lengths = asked(max_length="10M", segment_size=512, answer_size=16)
+    assert [length.size for length in lengths[:3]] == [None, 1008, 2032]
+    assert (lengths[-1].num_segments, lengths[-1].size) == (19532, 19532 * 512 - 16)
+
+
+def test_length_below_a_segment_is_a_part_of_it():
+    (_, length) = asked(max_length="1k", segment_size=4096)
+    assert (length.num_segments, length.size) == (1, 1008)
+
+
+def test_samples_by_length_and_their_override():
+    lengths = {length.name: length.num_samples for length in asked(max_length="10M")}
+    assert [lengths[name] for name in ("0k", "128k", "256k", "1M", "10M")] == [500, 500, 100, 100, 20]
+    assert {length.num_samples for length in asked(max_length="10M", num_samples=7)} == {7}
+
+
+def test_lengths_in_segments_stay_as_they_are():
+    lengths = asked(test_segments="2,4", test_samples=9)
+    assert [(length.label, length.size, length.num_samples) for length in lengths] == [
+        ("2 segments", 48, 9),
+        ("4 segments", 112, 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"max_length": "3k"}, "max_length is '3k'; allowed: 0k, 1k"),
+        ({"num_samples": 5}, "num_samples counts samples of the lengths up to max_length"),
+        ({"max_length": "1k", "background": "none"}, "facts alone, which is max_length 0k"),
+        ({"max_length": "1k", "num_samples": 0}, "num_samples is 0; expected at least 1"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(parameters)
+
+
+# ---------------------------------------------------------------------- evaluation
+
+
+@pytest.fixture
+def model(make_backbone, tokenizer):
+    """A tiny random model with segments of 256 tokens."""
+    backbone = make_backbone("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
+    return RMTForCausalLM.from_backbone(backbone, num_memory_tokens=2, segment_size=256).eval()
+
+
+@pytest.fixture
+def evaluated(model, make_builder, tokenizer, tmp_path):
+    """A configuration with lengths 0k and 1k, a builder, the records of the model, and their folder."""
+    config = resolve({"max_length": "1k", "num_samples": 3, "segment_size": 256, "answer_size": 16})
+    builder = make_builder(answer_size=16)
+    return config, builder, evaluate_lengths(config, model, tokenizer, builder, tmp_path), tmp_path
+
+
+def test_records_name_their_length_and_are_kept(evaluated):
+    config, builder, records, folder = evaluated
+    assert records["length"].tolist() == ["0k"] * 3 + ["1k"] * 3
+    assert (records["num_tokens"][:3] < 200).all() and (records["num_tokens"][3:] == 1008).all()
+    again = evaluate_lengths(config, None, None, builder, folder)  # all from disk: no model is needed
+    pd.testing.assert_frame_equal(again, records)
+
+
+def test_tables_have_a_row_a_length_with_characters_and_problems(evaluated):
+    config, builder, records, folder = evaluated
+    table = write_tables(config, records, builder, folder)
+    assert table["length"].tolist() == ["0k", "1k"] and table["n"].tolist() == [3, 3]
+    assert table["num_segments"].tolist() == [1, 4] and set(table["rule"]) == {"exact_match"}
+    text = builder.tokenizer.decode(builder.sample("test", 0, 1008).prompt.tolist())
+    assert table["num_characters"][1] == pytest.approx(len(text), rel=0.1)
+    assert table[["num_fitting", "num_problems"]].values.tolist() == [[1000, 1000]] * 2
+    assert len(pd.read_csv(folder / "accuracy_by_length.csv")) == 2
+
+
+def test_count_fitting_counts_the_problems_that_fit(make_builder):
+    builder = make_builder(task="qa2")
+    problems = [builder.problems.problem("test", i) for i in range(1000)]
+    size = sorted(map(builder.num_fixed_tokens, problems))[499]
+    counts = count_fitting(builder, [None, 1, size])
+    assert counts["num_fitting"].tolist()[:2] == [1000, 0] and 500 <= counts["num_fitting"][2] < 1000
+
+
+def test_length_that_no_problem_fits_is_left_out(model, make_builder, tokenizer, tmp_path, capsys):
+    config = resolve({"max_length": "1k", "num_samples": 3, "segment_size": 1040, "answer_size": 1020})
+    records = evaluate_lengths(config, model, tokenizer, make_builder(), tmp_path)
+    assert set(records["length"]) == {"0k"}
+    assert "1k: of 1000 test problems 0 fit" in capsys.readouterr().err
+    assert describe_lengths(config, make_builder())["num_characters"].tolist()[1] == 0
+
+
+def test_tables_of_lengths_are_in_the_order_of_the_lengths():
+    rows = [(name, 0.1, True) for name in ("10M", "0k", "2k") for _ in range(2)]
+    records = pd.DataFrame(rows, columns=["length", "fact_depth", "is_correct"])
+    records = records.assign(task="qa1", rule="exact_match", num_segments=1, num_tokens=[9, 9, 1, 4, 5, 5])
+    assert length_table(records)["num_tokens"].tolist() == [2, 5, 9]
+    assert depth_table(records)["length"].tolist() == ["0k", "2k", "10M"]

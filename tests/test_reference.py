@@ -1,0 +1,60 @@
+"""What a checkpoint says of itself."""
+
+import pytest
+
+from rmtkit.config import ConfigError
+from rmtkit.reference import checkpoint_folder, resolve_trained
+from rmtkit.runs import write_json
+
+MODEL = {"model_type": "rmt", "num_memory_tokens": 4, "segment_size": 64}
+RUN = {
+    "preset": "smoke", "task": "qa3", "layout": "authors", "question_position": "both", "answer_size": 24,
+    "background": "local", "background_path": "texts", "segments": [1, 2, 5], "steps": [3, 4, 5], "seed": 9,
+}  # fmt: skip
+
+
+@pytest.fixture(params=["result.json", "recipe.json", "run folder"])
+def checkpoint(request, tmp_path):
+    """A checkpoint whose run's configuration is in one of the three places."""
+    folder = tmp_path / "model" if request.param == "run folder" else tmp_path
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", MODEL)
+    if request.param == "run folder":
+        write_json(tmp_path / "config.json", {"identity": {}, "config": RUN})
+    else:
+        recipe = {"runs": [{"config": {"task": "qa1"}}, {"config": RUN}]}
+        write_json(folder / request.param, {"config": RUN} if request.param == "result.json" else recipe)
+    return tmp_path
+
+
+def test_checkpoint_gives_what_it_was_trained_with(checkpoint):
+    config = resolve_trained({"checkpoint": checkpoint, "task": None})
+    assert (config.num_memory_tokens, config.segment_size, config.task, config.layout) == (4, 64, "qa3", "authors")
+    assert (config.question_position, config.answer_size, config.background_path) == ("both", 24, "texts")
+    assert config.segments == (1, 2, 5) and config.preset == "smoke" and config.seed == 0
+    assert checkpoint_folder(checkpoint) in (checkpoint, checkpoint / "model")
+
+
+def test_given_values_go_before_those_of_the_checkpoint(checkpoint):
+    given = {"checkpoint": checkpoint, "task": "qa1", "background": "none", "preset": "tiny", "segments": "1,2"}
+    config = resolve_trained(given)
+    assert (config.task, config.background, config.preset, config.segments) == ("qa1", "none", "tiny", (1, 2))
+    assert config.segment_size == 64
+
+
+@pytest.mark.parametrize("name, value", [("segment_size", 32), ("num_memory_tokens", 8)])
+def test_value_that_the_model_contradicts_is_one_line(checkpoint, name, value):
+    with pytest.raises(ConfigError, match=f"has {name}={MODEL[name]}, the configuration {value}; give") as found:
+        resolve_trained({"checkpoint": checkpoint, name: value})
+    assert "\n" not in str(found.value)
+
+
+def test_checkpoint_without_memory_is_refused(tmp_path):
+    write_json(tmp_path / "config.json", {"model_type": "gpt2"})
+    with pytest.raises(ConfigError, match="has no num_memory_tokens: it is no model with memory"):
+        resolve_trained({"checkpoint": tmp_path})
+
+
+def test_mistyped_parameter_beside_a_checkpoint_is_refused(checkpoint):
+    with pytest.raises(ConfigError, match="unknown parameter 'taks'"):
+        resolve_trained({"checkpoint": checkpoint, "taks": "qa1"})
