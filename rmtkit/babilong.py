@@ -193,13 +193,13 @@ class BabilongBuilder:
 
     def question_ends(self, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands before and what stands after the context."""
-        asked, mark = self._asked(problem, problem.questions[0]), self._answer_mark()
+        asked, mark = self._asked(problem.task, problem.questions[0]), self._answer_mark()
         head = self._encode("") if self.question_position == "last" else asked
         return head, mark if self.question_position == "first" else np.concatenate([asked, mark])
 
-    def _asked(self, problem: Problem, question: Question) -> np.ndarray:
+    def _asked(self, task: str, question: Question) -> np.ndarray:
         """Encode a question; the authors keep the file's space before the tab."""
-        is_spaced = self.layout == "authors" and has_space_before_tab(problem.task)
+        is_spaced = self.layout == "authors" and has_space_before_tab(task)
         return self._encode(question.text + " " * is_spaced)
 
     def _answer_mark(self) -> np.ndarray:
@@ -221,7 +221,7 @@ class BabilongBuilder:
         for number, question in enumerate(problem.questions):
             asked = self._encode("")
             if number:
-                asked = np.concatenate([self._asked(problem, question), self._answer_mark()])
+                asked = np.concatenate([self._asked(problem.task, question), self._answer_mark()])
             answer = self._answer(question)
             if number and len(tokens) + len(asked) + len(answer) > room:
                 break
@@ -242,15 +242,43 @@ class BabilongBuilder:
             answer_sizes.append(0)
             for question in (q for q in problem.earlier if q.num_facts == number):
                 answer = self._answer(question)
-                piece = np.concatenate([self._asked(problem, question), self._answer_mark(), answer])
+                piece = np.concatenate([self._asked(problem.task, question), self._answer_mark(), answer])
                 if room is None or len(piece) <= room:
                     pieces.append(piece)
                     answer_sizes.append(len(answer))
                     room = None if room is None else room - len(piece)
         return pieces, np.asarray(answer_sizes, dtype=np.int64)
 
-    def _context(self, told, num_tokens, num_head, num_tail, split, rng) -> tuple[np.ndarray, np.ndarray]:
-        """Insert what is told into a passage of background, in order, at gaps drawn with replacement."""
+    def facts_in_text(self, problem: Problem, num_tokens: int, split: str, rng: np.random.Generator, *,
+                      fact_depth: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Return a text of `num_tokens` that tells the facts and asks nothing, (t,), and the facts' spans, (k, 2).
+
+        Without background it has the facts alone. Raises: ValueError if they take more than `num_tokens`.
+        """
+        told = [self._encode(fact) for fact in problem.facts]
+        if sum(len(fact) for fact in told) > num_tokens:
+            raise ValueError(self._too_long("the problem does not fit", num_tokens))
+        size = None if self.background is None else num_tokens
+        return self._context(told, size, 0, 0, split, rng, fact_depth)
+
+    def ask(self, questions: tuple[Question, ...], task: str, room: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return questions with their answers, each ended by EOS, (t,), and the mask of the answers.
+
+        Args: room: tokens that all of it may take; what does not fit is left out, but not the first question.
+        """
+        asked = self.asked_alone(questions[0], task)
+        continuation, is_answer = self._continuation(Problem(task, (), tuple(questions)), room - len(asked))
+        return np.concatenate([asked, continuation]), np.append(np.zeros(len(asked), dtype=bool), is_answer)
+
+    def asked_alone(self, question: Question, task: str) -> np.ndarray:
+        """Return a question and what stands before its answer, (t,)."""
+        return np.concatenate([self._asked(task, question), self._answer_mark()])
+
+    def _context(self, told, num_tokens, num_head, num_tail, split, rng, fact_depth=None):
+        """Insert what is told into a passage of background, in order, at gaps drawn with replacement.
+
+        Returns: tokens (t,) and the spans (k, 2) of what is told.
+        """
         num_told = sum(len(piece) for piece in told)
         beyond = 0 if self.layout == "authors" else num_head + num_tail
         num_background = 0 if num_tokens is None else num_tokens - beyond - num_told
@@ -259,7 +287,7 @@ class BabilongBuilder:
         passage, starts = self.background.passage(split, num_background, rng)
         gaps = np.append(starts, num_background)
         prompt_size = num_head + num_background + num_told + num_tail
-        low, high = (share * prompt_size - num_head for share in self.fact_depth)
+        low, high = (share * prompt_size - num_head for share in fact_depth or self.fact_depth)
         allowed = gaps[(gaps >= low) & (gaps + num_told <= high)]
         if not len(allowed):  # no sentence ends within the range: the nearest gap before its end
             allowed = gaps[np.abs(gaps - max(low, high - num_told)).argmin()][None]

@@ -58,6 +58,9 @@ class Config:
     segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
     steps: tuple[int, ...] = (150, 300, 350)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
+    window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
+    num_asides: int = 2  # places of a window where questions are asked aside, which the memory does not see
+    memory_noise: float = 0.0  # added to the memory that a window begins with, at most so many standard deviations
     growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
     batch_size: int = 32  # samples per update
@@ -77,6 +80,7 @@ class Config:
     # validation, on the validation split
     eval_steps: int = 50  # updates between validations, and between checkpoints
     validation_samples: int = 200
+    validation_segments: int | None = None  # of these samples; None: as many as the stage has
     best_metric: str = "exact_match"  # keeps a stage's best weights: exact_match, loss, or one handed to `train`
     best_is_lowest: bool | None = None  # whether lower is better; None: for loss only
     promote_at: float = 1.0  # exact match at which the next stage begins
@@ -90,6 +94,7 @@ class Config:
     scoring: str = field(default="exact_match", metadata=PLACE)  # of the test: exact_match, babilong_labels, substring
     # where, and how fast
     precision: str = field(default="auto", metadata=PLACE)  # auto, float32, bfloat16, float16
+    compile: str = field(default="auto", metadata=PLACE)  # the step of the test: auto (where it pays), always, never
     num_workers: int = field(default=0, metadata=PLACE)  # processes that build samples
     trackers: str = field(default="tensorboard", metadata=PLACE)  # tensorboard, trackio, wandb, with commas; none
     data_dir: str = field(default=str(PROJECT / "data"), metadata=PLACE)
@@ -163,13 +168,15 @@ CHOICES = {
     ),
     "scoring": ("exact_match", "babilong_labels", "substring"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
+    "compile": ("auto", "always", "never"),
 }
 AT_LEAST = {
     "seed": 0, "max_n_facts": 1, "min_n_facts": 1, "num_people": 1, "num_places": 1, "num_things": 1,
     "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
     "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
-    "vary_segments": 0, "growth_loss": 0, "batch_size": 1, "micro_batch_size": 1,
+    "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1,
+    "memory_noise": 0, "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
     "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
     "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
@@ -263,6 +270,11 @@ def _check_training(config: Config) -> None:
     if config.batch_size % config.micro_batch_size:
         micro = config.micro_batch_size
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {micro}")
+    if config.window and (config.growth != "none" or config.question_position != "last"):
+        raise ConfigError(
+            f"window reads texts on and on, with growth none and question_position last, not {config.growth} and "
+            f"{config.question_position}"
+        )
     if config.max_grad_norm and config.max_grad_value:
         raise ConfigError(
             f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "

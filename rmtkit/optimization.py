@@ -6,6 +6,9 @@ steps (outputs/reference/LOG.md). It takes matrices only; embeddings, memory, no
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
 
 
@@ -50,3 +53,49 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.load_state_dict(state)
         self.param_groups = [group for part in self._parts for group in part.param_groups]
         self._share_groups()
+
+
+class WithMasterWeights(torch.optim.Optimizer):
+    """Another optimizer on float32 copies of a model's bfloat16 weights, which are rounded anew after each update.
+
+    bfloat16 has eight bits: most updates of a weight are smaller than its last one and would be lost.
+
+    Args:  model: its trainable parameters are updated;  make: returns the optimizer of a model like it, in float32.
+    """
+
+    def __init__(self, model: torch.nn.Module, make: Callable[[torch.nn.Module], torch.optim.Optimizer]):
+        master = copy.deepcopy(model).float()
+        self.inner = make(master)
+        pairs = zip(model.parameters(), master.parameters(), strict=True)
+        self._pairs = [(weight, copied) for weight, copied in pairs if weight.requires_grad]
+        super().__init__(self.inner.param_groups, self.inner.defaults)
+        self.param_groups = self.inner.param_groups  # the very groups that schedulers change here
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update the copies once by the gradients of the weights, and round them to the weights."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for weight, copied in self._pairs:
+            copied.grad = None if weight.grad is None else weight.grad.to(copied.dtype)
+        self.inner.step()
+        for weight, copied in self._pairs:
+            copied.grad = None
+            weight.copy_(copied)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the weights."""
+        for weight, _ in self._pairs:
+            weight.grad = None if set_to_none or weight.grad is None else weight.grad.zero_()
+
+    def state_dict(self) -> dict:
+        """Return the copies and the state of the optimizer on them."""
+        return {"inner": self.inner.state_dict(), "master": [copied.detach() for _, copied in self._pairs]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.inner.load_state_dict(state_dict["inner"])
+        self.param_groups = self.inner.param_groups
+        for (_, copied), saved in zip(self._pairs, state_dict["master"], strict=True):
+            copied.copy_(saved)

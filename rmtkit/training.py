@@ -10,6 +10,7 @@ of their index, and the newest complete checkpoint holds optimizer, schedule and
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -17,11 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from rmtkit.callbacks import GradientCallback, skipped_updates
-from rmtkit.config import Config
+from rmtkit.config import Config, ConfigError
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import (
     Experiment,
@@ -31,13 +31,14 @@ from rmtkit.experiment import (
     resolve_precision,
 )
 from rmtkit.kinds import collate, load_model, training_questions
-from rmtkit.memory import RMTPreTrainedModel
-from rmtkit.optimization import MuonWithAdamW
+from rmtkit.memory import RMTForCausalLM, RMTPreTrainedModel
 from rmtkit.processes import from_main, is_main, micro_batch_size, num_processes, wait_for_all
 from rmtkit.runs import read_json, write_json
 from rmtkit.sharding import whole_model
+from rmtkit.streams import StreamDataset, collate_windows
 from rmtkit.trackers import PROJECT_NAME, check_trackers, tracker_callbacks
-from rmtkit.validation import Metric, check_metrics, validate
+from rmtkit.trainer import StageTrainer
+from rmtkit.validation import Metric, check_metrics
 
 NUM_RESTARTS = 3  # cycles of the schedule cosine_with_restarts
 BatchTransform = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -50,67 +51,6 @@ class Hooks:
     callbacks: tuple[TrainerCallback, ...] = ()
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     batch_transform: BatchTransform | None = None
-
-
-class StageTrainer(Trainer):
-    """transformers' Trainer with the samples in their order, our optimizer and our metric."""
-
-    def __init__(self, experiment: Experiment, stage: Stage, metrics: Mapping[str, Metric], **arguments):
-        self.experiment = experiment
-        self.stage = stage
-        self.metrics = metrics
-        super().__init__(**arguments)
-
-    def _get_train_sampler(self, train_dataset=None):
-        return SequentialSampler(train_dataset or self.train_dataset)
-
-    def create_optimizer(self, model=None):
-        """Return Muon for the layers' matrices and AdamW for the rest, or AdamW alone as the paper does."""
-        if self.optimizer is None:
-            self.optimizer = make_optimizer(model or self.model, self.experiment.config)
-        return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Stretch the schedule by `schedule_horizon`: the paper's linear decay ends at half of the peak rate."""
-        horizon = self.experiment.config.schedule_horizon
-        return super().create_scheduler(int(num_training_steps * horizon), optimizer)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Answer the validation samples greedily; log exact match with its interval, and other metrics."""
-        with self.accelerator.autocast():
-            metrics = validate(
-                whole_model(self.model), self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
-                batch_size=self.args.eval_batch_size, metrics=self.metrics,
-            )  # fmt: skip
-        metrics["skipped_updates"] = len(skipped_updates(self.state))
-        if is_main():
-            self.experiment.run.append_metrics(
-                {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
-                 "split": "validation", **metrics}
-            )  # fmt: skip
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Optimizer:
-    """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    if model.get_output_embeddings() is not None:  # a classifier has none
-        embeddings.add(id(model.get_output_embeddings().weight))
-    is_matrix = {id(p) for p in trainable if p.ndim == 2 and id(p) not in embeddings and p is not model.memory}
-    memory_rate = config.learning_rate if config.memory_learning_rate is None else config.memory_learning_rate
-    others = [p for p in trainable if id(p) not in is_matrix and p is not model.memory]
-    memory = {"params": [p for p in trainable if p is model.memory], "lr": memory_rate}
-    matrices = [p for p in trainable if id(p) in is_matrix]
-    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer == "muon":
-        groups = [group for group in ({"params": others}, memory) if group["params"]]
-        return MuonWithAdamW(matrices, groups, matrix_learning_rate=config.matrix_learning_rate, **rates)
-    groups = [group for group in ({"params": others + matrices}, memory) if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def choose_trainable(model: RMTPreTrainedModel, config: Config) -> None:
@@ -177,8 +117,12 @@ def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel
     """Return the Trainer of one stage, with all its callbacks."""
     config, pad = experiment.config, experiment.tokenizer.eos_token_id
     choose_trainable(model, config)
-    size = prompt_size(config, stage.num_segments)
-    dataset = StageDataset(experiment.builder, training_questions(config, model), stage)
+    choose_precision(model, config)
+    size = prompt_size(config, config.validation_segments or stage.num_segments)
+    dataset = stage_dataset(experiment, stage, model)
+    make_batch = functools.partial(collate_windows, pad_token_id=pad)
+    if not config.window:
+        make_batch = functools.partial(collate, pad_token_id=pad, model=model)
     transform = hooks.batch_transform or (lambda batch: batch)
     promote_at = None if stage.is_last else config.promote_at
     trainer = StageTrainer(
@@ -189,17 +133,39 @@ def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel
         args=training_arguments(config, stage, default_device()),
         train_dataset=dataset,
         eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
-        data_collator=lambda samples: transform(collate(samples, pad, model)),
+        data_collator=lambda samples: transform(make_batch(samples)),
         callbacks=[
             GradientCallback(config.max_grad_value),
             StageEndCallback(promote_at, config.patience, config.best_metric, is_lowest=config.is_lowest_best),
-            GrowthCallback(dataset),
+            *([] if config.window else [GrowthCallback(dataset)]),
             *tracker_callbacks(config, experiment.run.folder, stage.folder.name),
             *hooks.callbacks,
         ],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def stage_dataset(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel) -> StageDataset | StreamDataset:
+    """Return what a stage trains on: samples, or with `window` texts that are read on and on."""
+    config = experiment.config
+    if not config.window:
+        return StageDataset(experiment.builder, training_questions(config, model), stage)
+    if not isinstance(model, RMTForCausalLM):
+        raise ConfigError("window is for decoders: questions are asked aside of a memory, which a decoder answers from")
+    return StreamDataset(experiment.builder, config, stage)
+
+
+def choose_precision(model: RMTPreTrainedModel, config: Config) -> None:
+    """Turn the weights to bfloat16 where a CPU trains in it: autocast would lose in casts what products gain.
+
+    The attention that is written out is then faster than the fused one, whose backward pass is slow on a CPU.
+    """
+    device = default_device()
+    if device.type == "cpu" and resolve_precision(config.precision, device) is torch.bfloat16:
+        model.bfloat16()
+        model.set_attn_implementation("eager")
+        model.backbone.set_attn_implementation("eager")
 
 
 def training_arguments(config: Config, stage: Stage, device: torch.device) -> TrainingArguments:
@@ -218,7 +184,7 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
         lr_scheduler_kwargs=schedule_arguments(config, stage),
         warmup_steps=int(config.warmup_share * stage.max_steps),
         max_grad_norm=config.max_grad_norm,
-        bf16=dtype is torch.bfloat16,
+        bf16=dtype is torch.bfloat16 and device.type != "cpu",  # there the weights are: choose_precision
         fp16=dtype is torch.float16,
         use_cpu=device.type == "cpu",
         seed=config.seed,

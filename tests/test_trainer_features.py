@@ -19,7 +19,8 @@ from rmtkit.curriculum import StageDataset, StageEndCallback, stages
 from rmtkit.experiment import build_model, load_trained, prepare
 from rmtkit.kinds import collate
 from rmtkit.runs import read_json
-from rmtkit.training import Hooks, make_optimizer, make_trainer, train
+from rmtkit.trainer import make_optimizer
+from rmtkit.training import Hooks, make_trainer, train
 from rmtkit.validation import validation_loss
 
 

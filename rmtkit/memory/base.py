@@ -112,7 +112,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         """
         raise NotImplementedError
 
-    def _checkpointed_step(self, segment, state, attention_mask):
+    def checkpointed_step(self, segment, state, attention_mask):
         if not (self.config.segment_checkpointing and self.training and torch.is_grad_enabled()):
             return self.step(segment, state, attention_mask=attention_mask)
         return checkpoint(self.step, segment, state, attention_mask=attention_mask, use_reentrant=False)
@@ -126,7 +126,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         for index, (segment, mask) in enumerate(zip(segments, masks, strict=True)):
             if state is not None and 0 < index <= first:
                 state = state.detach()
-            output, state = self._checkpointed_step(segment, state, mask)
+            output, state = self.checkpointed_step(segment, state, mask)
             yield output, state
 
     def _read_left_to_right(self, input_ids, attention_mask, targets, state, kept: str):

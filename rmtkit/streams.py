@@ -1,0 +1,256 @@
+"""Training on texts that are read on and on: windows of a few segments, the memory carried from one to the next.
+
+A memory has to keep what it holds for a hundred thousand segments, which no gradient passes through. Here each row of
+a batch reads one text after another, a window of segments an update; the memory goes on to the next window as a
+constant (truncated BPTT), so that the model meets memories of any age, and what it has to learn is local: to write a
+fact, and to leave all else as it was. By induction that holds for ever.
+
+    text        | window 1       | window 2       | window 3       | next text ...
+    memory    M_0 ------------> M_4 ----------> M_8 ------------> M_12       M_0
+    asides          ? ?               ?  ?            ?   ?
+
+Questions are asked aside: a copy of the memory before some segment reads the first tokens of that segment and the
+questions, as at the end of a sample, and the memory that is carried on has not seen them. So one memory gives many
+answers, after any segment, and an older fact cannot be learned from the answer to an earlier question.
+
+Length of a text: its number of windows w is drawn with a density of 1 / w^2, so that each octave of lengths gets the
+same time of reading. Facts lie anywhere in it, or in half of the texts within a part of it, which leaves a long stretch
+of background before and behind them.
+
+Ours; not in the paper. Axis letters: b batch (rows), q asides, t tokens, s segment tokens, k segments of a window,
+m memory tokens, d width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from rmtkit.babi import Problem, Question
+from rmtkit.babilong import BabilongBuilder
+from rmtkit.config import Config
+from rmtkit.curriculum import Stage
+from rmtkit.memory import RMTForCausalLM
+from rmtkit.memory.segments import split_segments
+
+TEXT, WINDOW = 1, 2  # what a random generator is for
+TRIES = 10  # places looked at in search of one where a question can be asked
+AT_END = 0.5  # share of asides whose question stands where it does in evaluation: at the end of a segment
+ANYWHERE = 0.5  # share of texts with facts from beginning to end
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that tells the facts of a problem: tokens (t,), spans of the facts (k, 2), and what may be asked."""
+
+    tokens: np.ndarray
+    fact_spans: np.ndarray
+    problem: Problem
+    num_windows: int
+
+    def known_at(self, end: int) -> tuple[Question, ...]:
+        """Return the questions that the first `end` tokens answer; none if they end within a fact or between two
+        facts that are told together.
+        """
+        num_told = int(np.searchsorted(self.fact_spans[:, 1], end, side="right"))
+        if num_told < len(self.fact_spans) and self.fact_spans[num_told, 0] < end:
+            return ()
+        asked = self.problem.questions if num_told == len(self.fact_spans) else ()
+        earlier = tuple(question for question in self.problem.earlier if question.num_facts == num_told)
+        return tuple({question.text: question for question in (*asked, *earlier)}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Questions asked of the memory before a segment: its first tokens, questions and answers (t,), answers marked."""
+
+    segment: int
+    tokens: np.ndarray
+    is_answer: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a row reads in one update: tokens (k * s,), whether a text begins with them, and the questions aside."""
+
+    row: int
+    tokens: np.ndarray
+    is_start: bool
+    asides: tuple[Aside, ...]
+
+
+class StreamDataset(Dataset):
+    """The windows of one stage. Window `i` is that of row i % batch_size in update i // batch_size.
+
+    It is a function of the index alone: which text a row has reached follows from the lengths of those before.
+    """
+
+    def __init__(self, builder: BabilongBuilder, config: Config, stage: Stage):
+        self.builder = builder
+        self.config = config
+        self.stage = stage
+        self.window_size = config.window * config.segment_size
+        self.first_index = stage.index << 32  # no stage repeats another's problems
+        self._reached: dict[int, tuple[int, int]] = {}  # by row: its text, and the update that it began in
+        self._text = lru_cache(2 * config.batch_size)(self._make_text)
+
+    def __len__(self) -> int:
+        return self.stage.max_steps * self.config.batch_size
+
+    def __getitem__(self, index: int) -> Window:
+        number, window = self.place(index)
+        text, rng = self.text(number), self._rng(WINDOW, index)
+        asides = (self._aside(text, window, rng) for _ in range(self.config.num_asides))
+        start = window * self.window_size
+        tokens = text.tokens[start : start + self.window_size]
+        padding = np.full(self.window_size - len(tokens), self.builder.tokenizer.eos_token_id, tokens.dtype)
+        return Window(
+            row=index % self.config.batch_size,
+            tokens=np.concatenate([tokens, padding]),
+            is_start=window == 0,
+            asides=tuple(aside for aside in asides if aside),
+        )
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return the text and the window in it, both from 0, that an index stands for."""
+        step, row = divmod(index, self.config.batch_size)
+        count, start = self._reached.get(row, (0, 0))
+        if start > step:
+            count, start = 0, 0
+        while step >= start + (windows := self.text(row + count * self.config.batch_size).num_windows):
+            count, start = count + 1, start + windows
+        self._reached[row] = count, start
+        return row + count * self.config.batch_size, step - start
+
+    def text(self, number: int) -> Text:
+        """Return the text with this number; each is read by one row, once."""
+        return self._text(number)
+
+    def _make_text(self, number: int) -> Text:
+        config, rng = self.config, self._rng(TEXT, number)
+        most = config.num_questions_between
+        problem = self.builder.problems.problem(
+            "train", self.first_index + number, num_extra_questions=most, num_questions_between=most
+        )
+        shortest = -(-self.builder.num_fixed_tokens(problem) // self.window_size)
+        longest = max(shortest, -(-self.stage.num_segments // config.window))
+        share = rng.random()
+        num_windows = min(longest, int(1 / (1 / shortest - share * (1 / shortest - 1 / (longest + 1)))))
+        tokens, spans = self.builder.facts_in_text(
+            problem, num_windows * self.window_size, "train", rng, fact_depth=_fact_depth(rng)
+        )
+        return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
+
+    def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:
+        """Ask at a place drawn at random; None if no question has an answer at any of the places drawn."""
+        size, room = self.config.segment_size, self.config.segment_size - self.config.answer_size
+        for _ in range(TRIES):
+            segment, is_at_end = int(rng.integers(0, self.config.window + 1)), rng.random() < AT_END
+            start = (window * self.config.window + segment) * size
+            num_tokens = room - 1 if is_at_end else int(rng.integers(0, room))
+            if known := text.known_at(min(start + num_tokens, len(text.tokens))):
+                order = rng.permutation(len(known))
+                questions = tuple(known[i] for i in order)
+                if is_at_end:
+                    num_tokens = max(0, room - len(self.builder.asked_alone(questions[0], text.problem.task)))
+                if start + num_tokens <= len(text.tokens) and known == text.known_at(start + num_tokens):
+                    asked, is_answer = self.builder.ask(questions, text.problem.task, size - num_tokens)
+                    told = text.tokens[start : start + num_tokens]
+                    mask = np.append(np.zeros(len(told), dtype=bool), is_answer)
+                    return Aside(segment, np.concatenate([told, asked]), mask)
+        return None
+
+    def _rng(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, purpose, self.stage.index, number])
+
+
+def _fact_depth(rng: np.random.Generator) -> tuple[float, float]:
+    """Return the part of a text that its facts lie in."""
+    if rng.random() < ANYWHERE:
+        return 0.0, 1.0
+    share = max(1e-3, rng.random() ** 2)  # a small part, more often than not
+    low = rng.random() * (1 - share)
+    return low, low + share
+
+
+def collate_windows(windows: list[Window], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Make a training batch.
+
+    Returns: input_ids and labels (q, t) of the asides, padded on the right, -100 but at answers; of each its row in
+             the batch and its segment, (q,); text (b, k * s); is_start (b,); rows (b,), which row of the update each
+             row of the batch is.
+    """
+    asides = [(row, aside) for row, window in enumerate(windows) for aside in window.asides]
+    longest = max((len(aside.tokens) for _, aside in asides), default=1)
+    input_ids = torch.full((len(asides), longest), pad_token_id)
+    labels = torch.full_like(input_ids, -100)
+    for number, (_, aside) in enumerate(asides):
+        tokens = torch.from_numpy(aside.tokens.astype(np.int64))
+        input_ids[number, : len(tokens)] = tokens
+        labels[number, : len(tokens)] = tokens.masked_fill(torch.from_numpy(~aside.is_answer), -100)
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "aside_rows": torch.tensor([row for row, _ in asides], dtype=torch.long),
+        "aside_segments": torch.tensor([aside.segment for _, aside in asides], dtype=torch.long),
+        "text": torch.from_numpy(np.stack([window.tokens for window in windows]).astype(np.int64)),
+        "is_start": torch.tensor([window.is_start for window in windows]),
+        "rows": torch.tensor([window.row for window in windows]),
+    }
+
+
+class CarriedMemory:
+    """The memory of each row between two updates, (b, m, d) for all rows of an update on this process.
+
+    Args: noise: at most so many standard deviations are added to what a window begins with; how many is drawn for
+          each row, so that a memory is kept right whether it has been disturbed or not.
+    """
+
+    def __init__(self, num_rows: int, noise: float):
+        self.noise = noise
+        self.num_rows = num_rows
+        self.memory: torch.Tensor | None = None
+
+    def before(self, model: RMTForCausalLM, rows: torch.Tensor, is_start: torch.Tensor, step: int) -> torch.Tensor:
+        """Return the memory that the windows of these rows (b,) begin with: M_0, or what is carried with noise."""
+        initial = model.initial_memory(len(rows))
+        if self.memory is None:
+            self.memory = initial.detach()[:1].repeat(self.num_rows, 1, 1)
+        carried = self.memory[rows]
+        if self.noise:
+            carried = carried + self._noise_like(carried, rows, step)
+        return torch.where(is_start[:, None, None], initial, carried)
+
+    def keep(self, rows: torch.Tensor, memory: torch.Tensor) -> None:
+        """Carry the memory (b, m, d) on to the next windows of these rows (b,)."""
+        self.memory[rows] = memory.detach()
+
+    def _noise_like(self, carried: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """Draw noise from the number of the update and the first row, whatever has been drawn before."""
+        generator = torch.Generator().manual_seed((step << 20) + int(rows[0]))
+        noise = torch.randn(carried.shape, generator=generator) * torch.rand(len(carried), 1, 1, generator=generator)
+        return (self.noise * carried.float().std() * noise.to(carried.device)).to(carried.dtype)
+
+
+def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num_items=None):
+    """Read a window and answer the questions asked aside.
+
+    Args:    model: RMTForCausalLM, or what wraps it (DDP);  batch: of `collate_windows`;  memory: what the window
+             begins with, (b, m, d);  num_items: what the loss is divided by; None: the number of labels.
+    Returns: the loss, and the memory after the window, (b, m, d).
+    """
+    reader = getattr(model, "module", model)
+    embeddings = reader.get_input_embeddings()(batch["text"])  # at once: the gradient (v, d) is made once, too
+    memories = [memory]
+    for segment in split_segments(embeddings, reader.config.segment_size):
+        _, memory = reader.checkpointed_step(segment, memory, None)
+        memories.append(memory)
+    if not len(batch["input_ids"]):  # nothing can be asked yet: no gradient, but a loss that one can be taken of
+        return 0.0 * memory.sum(), memory
+    asked = torch.stack(memories)[batch["aside_segments"], batch["aside_rows"]]
+    output = model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items)
+    return output.loss, memory

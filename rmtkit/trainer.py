@@ -1,0 +1,119 @@
+"""One stage's Trainer: samples in their order, our optimizer, our metric, and the memory that windows carry on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import SequentialSampler
+from transformers import Trainer
+
+from rmtkit.callbacks import skipped_updates
+from rmtkit.config import Config
+from rmtkit.curriculum import Stage
+from rmtkit.experiment import Experiment
+from rmtkit.memory import RMTPreTrainedModel
+from rmtkit.optimization import MuonWithAdamW, WithMasterWeights
+from rmtkit.processes import is_main, rank
+from rmtkit.sharding import whole_model
+from rmtkit.streams import CarriedMemory, window_loss
+from rmtkit.validation import Metric, validate
+
+
+class StageTrainer(Trainer):
+    """transformers' Trainer with the samples in their order, our optimizer and our metric."""
+
+    def __init__(self, experiment: Experiment, stage: Stage, metrics: Mapping[str, Metric], **arguments):
+        self.experiment = experiment
+        self.stage = stage
+        self.metrics = metrics
+        config = experiment.config
+        self.carried = CarriedMemory(config.batch_size, config.memory_noise) if config.window else None
+        super().__init__(**arguments)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+    def create_optimizer(self, model=None):
+        """Return Muon for the layers' matrices and AdamW for the rest, or AdamW alone as the paper does."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(model or self.model, self.experiment.config)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of a batch; of windows after what their rows have read, and carry the memory on."""
+        if self.carried is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        rows, reader = inputs["rows"], self.accelerator.unwrap_model(model)
+        memory = self.carried.before(reader, rows, inputs["is_start"], self.state.global_step)
+        loss, memory = window_loss(model, inputs, memory, num_items_in_batch)
+        self.carried.keep(rows, memory)
+        if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes
+        return loss
+
+    def _save_rng_state(self, output_dir):
+        """Save with the generators what else this process has to go on with: the carried memory."""
+        super()._save_rng_state(output_dir)
+        if self.carried is not None:
+            save_file({"memory": self.carried.memory}, _carried_path(output_dir))
+
+    def _load_rng_state(self, checkpoint):
+        """Restore what `_save_rng_state` saved."""
+        super()._load_rng_state(checkpoint)
+        if self.carried is not None and checkpoint is not None:
+            memory = load_file(_carried_path(checkpoint))["memory"]
+            self.carried.memory = memory.to(self.model.memory)
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Stretch the schedule by `schedule_horizon`: the paper's linear decay ends at half of the peak rate."""
+        horizon = self.experiment.config.schedule_horizon
+        return super().create_scheduler(int(num_training_steps * horizon), optimizer)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Answer the validation samples greedily; log exact match with its interval, and other metrics."""
+        with self.accelerator.autocast():
+            metrics = validate(
+                whole_model(self.model), self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
+                batch_size=self.args.eval_batch_size, metrics=self.metrics,
+            )  # fmt: skip
+        metrics["skipped_updates"] = len(skipped_updates(self.state))
+        if is_main():
+            self.experiment.run.append_metrics(
+                {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
+                 "split": "validation", **metrics}
+            )  # fmt: skip
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _carried_path(folder: str) -> Path:
+    return Path(folder) / f"carried_memory_{rank()}.safetensors"
+
+
+def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Optimizer:
+    """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers.
+
+    Of a model whose weights are in bfloat16 it updates copies in float32.
+    """
+    if model.memory.dtype is torch.bfloat16:
+        return WithMasterWeights(model, lambda copy: make_optimizer(copy, config))
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    if model.get_output_embeddings() is not None:  # a classifier has none
+        embeddings.add(id(model.get_output_embeddings().weight))
+    is_matrix = {id(p) for p in trainable if p.ndim == 2 and id(p) not in embeddings and p is not model.memory}
+    memory_rate = config.learning_rate if config.memory_learning_rate is None else config.memory_learning_rate
+    others = [p for p in trainable if id(p) not in is_matrix and p is not model.memory]
+    memory = {"params": [p for p in trainable if p is model.memory], "lr": memory_rate}
+    matrices = [p for p in trainable if id(p) in is_matrix]
+    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "muon":
+        groups = [group for group in ({"params": others}, memory) if group["params"]]
+        return MuonWithAdamW(matrices, groups, matrix_learning_rate=config.matrix_learning_rate, **rates)
+    groups = [group for group in ({"params": others + matrices}, memory) if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
