@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import pandas as pd
 
@@ -40,7 +41,7 @@ def accuracy_table(records: pd.DataFrame, by: list[str] | str) -> pd.DataFrame:
 
 
 def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 32, rule: str = "exact_match",
-             on_batch: Callable[[int], None] | None = None) -> pd.DataFrame:  # fmt: skip
+             on_batch: Callable[[int], None] | None = None, reader=None) -> pd.DataFrame:  # fmt: skip
     """Answer every sample greedily and score it.
 
     Samples are read side by side where their prompts are equally long; nothing grows with the length but the prompt
@@ -48,7 +49,8 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
 
     Args:    model: of any kind (`rmtkit.kinds`);  samples: in any order, consumed lazily;  tokenizer: the model's;
              batch_size: samples side by side at most;  rule: a name in `rmtkit.scoring.SCORING_RULES`;
-             on_batch: called with the number of prompt tokens read (progress).
+             on_batch: called with the number of prompt tokens read (progress);
+             reader: an `rmtkit.streaming.Reader` that reads the prompts; None: `model.read`.
     Returns: a row per sample: task, split, index, num_tokens, num_segments, fact_depth (of the earliest supporting
              fact, 0..1), num_facts, target, prediction, is_correct, rule.
     Trap:    an answer has as many tokens as its target at most, so a longer one counts by what it begins with.
@@ -58,8 +60,10 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
     model.eval()
     rows = []
     try:
-        for batch in _batches(samples, batch_size):
-            for sample, prediction in zip(batch, answer(model, batch, tokenizer), strict=True):
+        for batch in batches(samples, batch_size):
+            names = [[sample.split, sample.index] for sample in batch]
+            read = None if reader is None else partial(reader.read, names=names)
+            for sample, prediction in zip(batch, answer(model, batch, tokenizer, read=read), strict=True):
                 rows.append(_record(model, sample, prediction, rule))
             if on_batch:
                 on_batch(sum(len(sample.prompt) for sample in batch))
@@ -68,8 +72,11 @@ def evaluate(model, samples: Iterable[Sample], tokenizer, *, batch_size: int = 3
     return pd.DataFrame(rows)
 
 
-def _batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Group samples of equal prompt length, `batch_size` at most and `MAX_TOKENS_IN_BATCH` tokens together."""
+def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    """Group samples of equal prompt length, `batch_size` at most and `MAX_TOKENS_IN_BATCH` tokens together.
+
+    The same samples in the same order give the same batches.
+    """
     waiting: dict[int, list[Sample]] = {}
     for sample in samples:
         length = len(sample.prompt)

@@ -10,21 +10,20 @@ import dataclasses
 import hashlib
 import json
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from rmtkit.babi import Problem
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
-from rmtkit.evaluation import accuracy_table, evaluate
-from rmtkit.experiment import autocast, model_folder, prompt_size
+from rmtkit.evaluation import accuracy_table
+from rmtkit.evaluator import Evaluator
+from rmtkit.experiment import model_folder, prompt_size
 from rmtkit.lengths import LENGTHS, TOKENS, default_samples, lengths_up_to
-from rmtkit.processes import from_main, gather, is_main, num_processes, share
+from rmtkit.processes import from_main, gather, is_main
 from rmtkit.progress import Display
 from rmtkit.reference import weights_digest
 
@@ -81,12 +80,14 @@ def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder,
              front where lengths were asked by name.
     """
     display, parts, lengths = Display(), [], _usable_lengths(config, builder)
+    evaluator = Evaluator(config, model, tokenizer, builder, lengths=lengths, folder=folder / "test", display=display)
     for length in lengths:
         path = _records_path(config, folder, length)
         if not from_main(path.is_file):
-            rows = gather(_evaluate_length(config, model, tokenizer, builder, length, display))
+            rows = gather(evaluator.records(length, path.stem))
             if is_main():
                 _write_records(_as_records(rows, length), path)
+            evaluator.forget(path.stem)
         parts.append(from_main(lambda path=path: _read_records(path)))
     records = pd.concat(parts, ignore_index=True)
     display.show(summary(records), force=True)
@@ -207,27 +208,6 @@ def _records_path(config: Config, folder: Path, length: Length) -> Path:
     what = [model, dataclasses.asdict(length), config.precision, config.scoring]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=5).hexdigest()
     return folder / "test" / f"{length.label.replace(' ', '-')}-{digest}.csv"
-
-
-def _evaluate_length(config, model, tokenizer, builder, length: Length, display) -> list[dict]:
-    """Return the records of this process's share of the samples of one length."""
-    size, fitting = length.size, builder.num_fitting("test", length.size)
-    num_samples = length.num_samples if fitting is None else min(length.num_samples, fitting)
-    samples = (builder.sample("test", index, size) for index in share(range(num_samples)))
-    done, started = 0, time.monotonic()
-
-    def report(num_tokens: int) -> None:
-        nonlocal done
-        done += num_tokens * num_processes()
-        rate = done / (time.monotonic() - started)
-        left = max(0.0, num_samples * (size or 0) - done) / rate
-        display.show(f"{length.label}: {done:,} tokens read, {rate:,.0f} tokens/s, {left:.0f} s left")
-
-    with torch.inference_mode(), autocast(config.precision, model.device):
-        records = evaluate(
-            model, samples, tokenizer, batch_size=config.test_batch_size, rule=config.scoring, on_batch=report
-        )
-    return records.to_dict("records")
 
 
 def depth_table(records: pd.DataFrame) -> pd.DataFrame:

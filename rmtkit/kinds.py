@@ -12,12 +12,14 @@ Axis letters: b batch, t tokens, a answer tokens.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from rmtkit.babilong import Sample
+from rmtkit.background import TokenRows
 from rmtkit.config import Config
 from rmtkit.memory import (
     RMTForCausalLM,
@@ -27,6 +29,7 @@ from rmtkit.memory import (
     backbone_kind,
 )
 
+Read = Callable[[TokenRows], torch.Tensor | None]
 MODELS = {"decoder": RMTForCausalLM, "encoder": RMTForSequenceClassification, "encoder-decoder": RMTForSeq2SeqLM}
 
 
@@ -102,13 +105,15 @@ def _with_eos(sample: Sample) -> np.ndarray:
 
 
 @torch.inference_mode()
-def answer(model, batch: list[Sample], tokenizer) -> list[str]:
+def answer(model, batch: list[Sample], tokenizer, *, read: Read | None = None) -> list[str]:
     """Return the greedy answers to samples whose prompts are equally long; a text is decoded up to EOS and stripped.
 
     A text is cut at the number of tokens that its sample's own answer has, whatever the others in the batch have.
+
+    Args: read: what takes all but the last segment of the prompts (b, t) to a memory (b, m, d); None: `model.read`.
     """
     if isinstance(model, RMTForSequenceClassification):
-        last, state = _read(model, np.stack([sample.prompt for sample in batch]))
+        last, state = _read(model, [sample.prompt for sample in batch], read)
         return [model.config.id2label[index] for index in model(last, state=state).logits.argmax(-1).tolist()]
     sizes = [_answer_size(sample) for sample in batch]
     options = {
@@ -116,27 +121,28 @@ def answer(model, batch: list[Sample], tokenizer) -> list[str]:
         "pad_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
     if isinstance(model, RMTForSeq2SeqLM):
-        last, state = _read(model, np.stack([_with_eos(sample) for sample in batch]))
+        last, state = _read(model, [_with_eos(sample) for sample in batch], read)
         num_given = 1  # the start token of the decoder
         options.update(forced_bos_token_id=None, forced_eos_token_id=None)  # BART's; our answers are not written so
     else:
-        last, state = _read(model, np.stack([sample.prompt for sample in batch]))
+        last, state = _read(model, [sample.prompt for sample in batch], read)
         num_given = last.shape[1]
         options["attention_mask"] = torch.ones_like(last)  # transformers would warn of padding that is EOS
     new = model.generate(last, state=state, **options)[:, num_given:].tolist()
     return [_text(ids[:size], tokenizer) for ids, size in zip(new, sizes, strict=True)]
 
 
-def _read(model, prompts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Read all but the last segment of prompts (b, t); return that segment (b, s) and the memory before it.
+def _read(model, prompts: list, read: Read | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Read all but the last segment of prompts (t,) each; return that segment (b, s) and the memory before it.
 
     A decoder's segments are cut from the left, so that its last may be short; those of the others from the right.
     """
-    size, num_tokens = model.config.segment_size, prompts.shape[1]
+    size, num_tokens = model.config.segment_size, len(prompts[0])
     is_right = isinstance(model, (RMTForSequenceClassification, RMTForSeq2SeqLM))
     start = max(0, num_tokens - size) if is_right else (num_tokens - 1) // size * size
-    state = model.read(prompts[:, :start])
-    return torch.from_numpy(prompts[:, start:].astype(np.int64)).to(model.device), state
+    state = (read or model.read)(TokenRows(prompts, start))
+    last = np.stack([prompt[start:] for prompt in prompts]).astype(np.int64)
+    return torch.from_numpy(last).to(model.device), state
 
 
 def _text(ids: list[int], tokenizer) -> str:

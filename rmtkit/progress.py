@@ -9,10 +9,11 @@ from __future__ import annotations
 import html
 import sys
 import time
+from datetime import timedelta
 
 from transformers import TrainerCallback
 
-from rmtkit.processes import is_main
+from rmtkit.processes import is_main, num_processes
 
 
 class Display:
@@ -61,6 +62,37 @@ def _new_handle():
     from IPython.display import display
 
     return display(_Line("..."), display_id=True)
+
+
+class ReadingProgress:
+    """One line while samples are read: tokens so far, tokens/s, time left.
+
+    Args: num_tokens: of all samples in all processes;  each process is taken to read as fast as this one.
+    """
+
+    def __init__(self, display: Display, label: str, num_tokens: int):
+        self.display, self.label, self.num_tokens = display, label, num_tokens
+        self._read = self._saved = self._in_batch = 0
+        self._started = time.monotonic()
+
+    def add(self, num_read: int, num_saved: int = 0) -> None:
+        """Count tokens that this process has read, and those that it has from a run before."""
+        self._read += num_read * num_processes()
+        self._saved += num_saved * num_processes()
+        self._in_batch += num_read + num_saved
+        self.display.show(self.line(time.monotonic() - self._started))
+
+    def end_batch(self, num_tokens: int, *, is_saved: bool = False) -> None:
+        """Count what is missing to all tokens of a batch."""
+        missing = num_tokens - self._in_batch
+        self.add(0 if is_saved else missing, missing if is_saved else 0)
+        self._in_batch = 0
+
+    def line(self, seconds: float) -> str:
+        """Return the line after so many seconds."""
+        done, rate = self._read + self._saved, self._read / max(seconds, 1e-9)
+        left = f"{timedelta(seconds=round(max(0, self.num_tokens - done) / rate))} left" if rate else "..."
+        return f"{self.label}: {done:,} of {self.num_tokens:,} tokens read, {rate:,.0f} tokens/s, {left}"
 
 
 class TrainingProgress(TrainerCallback):

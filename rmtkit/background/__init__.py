@@ -7,6 +7,7 @@ Bulatov et al. 2024, section 2: sentences of natural text, in their own order, h
 
 from rmtkit.background.building import read_split
 from rmtkit.background.encoding import encode_piece, encode_pieces, joining_prefix
+from rmtkit.background.pieces import TokenPieces, TokenRows
 from rmtkit.background.sources import SOURCES, SPLITS, Document, read_documents
 from rmtkit.background.store import Background, open_background
 
@@ -15,6 +16,8 @@ __all__ = [
     "SPLITS",
     "Background",
     "Document",
+    "TokenPieces",
+    "TokenRows",
     "encode_piece",
     "encode_pieces",
     "joining_prefix",

@@ -6,6 +6,8 @@ batch that is shorter than the others begins later and keeps M_0 until then; its
 Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width, n segments.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from .base import RMTPreTrainedModel
@@ -15,7 +17,10 @@ from .segments import align_right, borders_from_right
 class RightAlignedModel(RMTPreTrainedModel):
     """A model that makes something of the last segment only."""
 
-    @torch.no_grad()
+    def segment_borders(self, num_tokens: int) -> Iterator[tuple[int, int]]:
+        """Yield [start, end) of the segments that a text (b, t) is read in: full ones, the first may be short."""
+        return borders_from_right(num_tokens, self.config.segment_size)
+
     def read(self, input_ids, state=None, attention_mask=None) -> torch.Tensor | None:
         """Stream tokens (b, t) of any length through the recurrence and return the memory (b, m, d).
 
@@ -23,10 +28,7 @@ class RightAlignedModel(RMTPreTrainedModel):
         """
         if attention_mask is not None:
             input_ids, attention_mask = align_right(self._on_device(input_ids), attention_mask.to(self.device))
-        for start, end in borders_from_right(input_ids.shape[1], self.config.segment_size):
-            mask = None if attention_mask is None else attention_mask[:, start:end]
-            _, state = self.step(self._on_device(input_ids[:, start:end]), state, attention_mask=mask)
-        return state
+        return super().read(input_ids, state, attention_mask)
 
     def _read_to_the_end(self, input_ids, attention_mask, state):
         """Step through samples (b, t) with padding anywhere.
@@ -38,7 +40,7 @@ class RightAlignedModel(RMTPreTrainedModel):
         if attention_mask is not None:
             input_ids, attention_mask = align_right(input_ids, attention_mask)
         segments, masks = [], []
-        for start, end in borders_from_right(input_ids.shape[1], self.config.segment_size):
+        for start, end in self.segment_borders(input_ids.shape[1]):
             segments.append(input_ids[:, start:end])
             masks.append(None if attention_mask is None else attention_mask[:, start:end])
         if not segments:

@@ -5,6 +5,7 @@ Subclasses say how one segment is read (`step`) and what is made of the hidden s
 Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width, h heads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration import RMTConfig
-from .segments import first_segment_in_graph, split_segments
+from .segments import borders_from_left, first_segment_in_graph, split_segments
 
 
 @dataclass
@@ -151,17 +152,21 @@ class RMTPreTrainedModel(PreTrainedModel):
                 wanted.append(target[has_label])
         return values, wanted, state
 
+    def segment_borders(self, num_tokens: int) -> Iterator[tuple[int, int]]:
+        """Yield [start, end) of the segments that `read` cuts a text (b, t) into: full ones, the last may be short."""
+        return borders_from_left(num_tokens, self.config.segment_size)
+
     @torch.no_grad()
     def read(self, input_ids, state=None, attention_mask=None) -> torch.Tensor | None:
         """Stream tokens (b, t) of any length through the recurrence and return the memory (b, m, d).
 
         Only one segment is on the device at a time, so peak memory does not grow with t; `input_ids` may stay on
-        the CPU and in any integer type (a memory-mapped store of uint16, for example). No tokens: `state` as it is.
+        the CPU and in any integer type (a memory-mapped store of uint16, for example; anything with a shape and
+        slices [:, start:end]). No tokens: `state` as it is. `rmtkit.streaming` reads faster.
         """
-        size = self.config.segment_size
-        for start in range(0, input_ids.shape[1], size):
-            segment = self._on_device(input_ids[:, start : start + size])
-            mask = None if attention_mask is None else attention_mask[:, start : start + size].to(self.device)
+        for start, end in self.segment_borders(input_ids.shape[1]):
+            segment = self._on_device(input_ids[:, start:end])
+            mask = None if attention_mask is None else attention_mask[:, start:end].to(self.device)
             _, state = self.step(segment, state, attention_mask=mask)
         return state
 

@@ -3,6 +3,8 @@
 Axis letters: b batch, t tokens, s segment tokens, n segments.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch.nn import functional
 
@@ -71,7 +73,11 @@ def align_right(input_ids, attention_mask):
     return reorder(input_ids, order), reorder(attention_mask, order)
 
 
-def borders_from_right(num_tokens: int, segment_size: int) -> list[tuple[int, int]]:
-    """Return [start, end) of n = ceil(t / segment_size) segments that are full but for the first."""
-    ends = range(num_tokens, 0, -segment_size)
-    return [(max(0, end - segment_size), end) for end in reversed(ends)]
+def borders_from_left(num_tokens: int, segment_size: int) -> Iterator[tuple[int, int]]:
+    """Yield [start, end) of n = ceil(t / segment_size) segments that are full but for the last."""
+    return ((start, min(start + segment_size, num_tokens)) for start in range(0, num_tokens, segment_size))
+
+
+def borders_from_right(num_tokens: int, segment_size: int) -> Iterator[tuple[int, int]]:
+    """Yield [start, end) of n = ceil(t / segment_size) segments that are full but for the first."""
+    return ((max(0, end - segment_size), end) for end in reversed(range(num_tokens, 0, -segment_size)))

@@ -1,0 +1,195 @@
+"""Reading prompts as fast as the machine can: weights in bfloat16, a compiled step, segments cut ahead of time.
+
+What is computed is `RMTPreTrainedModel.read`; in another data type it is rounded otherwise, which
+`rmtkit.evaluator` checks before it trusts it.
+
+Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import dropwhile, islice
+from shutil import which
+
+import numpy as np
+import torch
+
+from rmtkit.background import TokenRows
+from rmtkit.experiment import resolve_precision
+from rmtkit.memory import RMTForCausalLM, RMTPreTrainedModel
+from rmtkit.snapshots import Snapshot
+
+SEGMENTS_AT_ONCE = 16  # copied out of the prompts together, while those before are read
+SHORT = 256  # positions of a segment up to which plain attention is faster on a CPU than torch's fused one (LOG.md)
+FLOPS_TO_COMPILE = 2e13  # two minutes of two cores: compiling takes some 15 seconds and saves a quarter
+
+
+# ---------------------------------------------------------------------- a copy made for speed
+
+
+def evaluation_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the data type to evaluate in: "auto" is bfloat16 where a CPU multiplies it (AVX512-BF16, AMX).
+
+    On a GPU "auto" is that of training.
+    """
+    if precision == "auto" and device.type == "cpu":
+        return torch.bfloat16 if _has_bfloat16() else torch.float32
+    return resolve_precision(precision, device)
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU has bfloat16 products of its own: where oneDNN emulates them they are slower than float32."""
+    has = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile"))
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(check() for check in has)
+
+
+def fast_copy(model: RMTPreTrainedModel, dtype: torch.dtype) -> RMTPreTrainedModel:
+    """Return a copy for evaluation with all weights in `dtype`; the model itself if they are already.
+
+    On a CPU short segments get plain attention. Buffers stay as they are: rotary frequencies are no weights.
+    """
+    if all(weight.dtype == dtype for weight in model.parameters()):
+        return model
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    for weight in fast.parameters():
+        weight.data = weight.data.to(dtype)
+    if fast.device.type == "cpu" and model.config.segment_size + 2 * model.config.num_memory_tokens <= SHORT:
+        for part in (fast, fast.backbone):
+            part.set_attn_implementation("eager")
+    return fast
+
+
+def flops_per_segment(model: RMTForCausalLM, num_tokens: int) -> int:
+    """Return the floating-point operations of one `step` of a decoder on `num_tokens` tokens and the memory around.
+
+    Matrices of the layers: 2 for each weight and position. Attention: 4 x positions x heads x head size for each
+    position and layer. The LM head does not count: it is not computed.
+    """
+    config, decoder = model.backbone.config, model.backbone.get_decoder()
+    tables = {id(part.weight) for part in decoder.modules() if isinstance(part, torch.nn.Embedding)}
+    num_weights = sum(w.numel() for w in decoder.parameters() if w.ndim == 2 and id(w) not in tables)
+    positions, heads = num_tokens + 2 * model.config.num_memory_tokens, config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return positions * (2 * num_weights + 4 * positions * heads * head_size * config.num_hidden_layers)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+class Reader:
+    """Reads prompts side by side and returns their memory, as `model.read` does.
+
+    Segments are cut in a thread while those before are computed. With a snapshot a reading that was killed goes on
+    where it was, and gives the same memory bit for bit.
+
+    Args: model: of any kind;  on_tokens: called with the number of tokens read since the last call, and of those that
+          a snapshot saved reading;  snapshot: where the memory is kept on the way, or None.
+    """
+
+    def __init__(self, model: RMTPreTrainedModel, *, on_tokens: Callable[[int, int], None] | None = None,
+                 snapshot: Snapshot | None = None):  # fmt: skip
+        self.model, self.on_tokens, self.snapshot = model, on_tokens, snapshot
+        self._compiled, self._compiled_shape = None, None
+
+    @torch.inference_mode()
+    def compile(self, batch_size: int) -> bool:
+        """Compile the step for full segments of so many samples; other shapes are read uncompiled.
+
+        Returns: whether it worked. If not, one line says why and reading goes on without.
+        """
+        shape = (batch_size, self.model.config.segment_size)
+        if self._compiled_shape == shape:
+            return True
+        self._compiled, self._compiled_shape = None, None
+        if problem := _compile_problem(self.model):
+            return _say(f"reading without torch.compile: {problem}")
+        mode = "reduce-overhead" if self.model.device.type == "cuda" else None  # CUDA graphs
+        compiled = torch.compile(lambda segment, state: _write(self.model, segment, state), dynamic=False, mode=mode)
+        try:
+            compiled(torch.zeros(shape, dtype=torch.long, device=self.model.device), self._first_memory(batch_size))
+        except RuntimeError as error:  # torch's and the compiler's own are all of this kind
+            return _say(f"reading without torch.compile, which failed: {str(error).strip().splitlines()[0]}")
+        self._compiled, self._compiled_shape = compiled, shape
+        return True
+
+    @torch.inference_mode()
+    def read(self, rows: TokenRows, names: list | None = None) -> torch.Tensor | None:
+        """Read prompts (b, t) from M_0 and return the memory (b, m, d); no tokens: None.
+
+        Args: names: what tells these prompts from others, for the snapshot.
+        """
+        batch_size, num_tokens = rows.shape
+        if not num_tokens:
+            return None
+        what = [names, num_tokens]
+        state, position = self.snapshot.load(what) if self.snapshot else (None, 0)
+        state = self._first_memory(batch_size) if state is None else state.to(self.model.device).clone()
+        self._report(0, batch_size * position)
+        for segment, end in self._segments(rows, position):
+            state = self._step(segment.to(self.model.device), state)
+            self._report(segment.numel(), 0)
+            if self.snapshot:
+                self.snapshot.keep(what, state, end)
+        return state
+
+    def _first_memory(self, batch_size: int) -> torch.Tensor:
+        return self.model.initial_memory(batch_size).contiguous()  # compiled code depends on strides
+
+    def _step(self, segment: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        if segment.shape == self._compiled_shape:
+            return self._compiled(segment, state).clone()  # CUDA graphs write the next result to the same place
+        return _write(self.model, segment, state)
+
+    def _report(self, num_read: int, num_saved: int) -> None:
+        if self.on_tokens:
+            self.on_tokens(num_read, num_saved)
+
+    def _segments(self, rows: TokenRows, position: int) -> Iterator[tuple[torch.Tensor, int]]:
+        """Yield segments (b, s) from a position on, and where each ends."""
+        for block in ahead(self._blocks(rows, position)):
+            yield from block
+
+    def _blocks(self, rows: TokenRows, position: int) -> Iterator[list[tuple[torch.Tensor, int]]]:
+        """Yield the segments of `_segments`, several at a time: one copy out of each prompt serves them all."""
+        borders = self.model.segment_borders(rows.shape[1])
+        borders = dropwhile(lambda border: border[0] < position, borders)
+        while block := list(islice(borders, SEGMENTS_AT_ONCE)):
+            first, last = block[0][0], block[-1][1]
+            tokens = torch.from_numpy(rows[:, first:last].astype(np.int64))
+            yield [(tokens[:, start - first : end - first].contiguous(), end) for start, end in block]
+
+
+def _write(model, segment: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    return model.step(segment, state)[1]
+
+
+def _compile_problem(model) -> str | None:
+    """Return why the step cannot be compiled here, None if nothing is known to be in the way."""
+    if not isinstance(model, RMTForCausalLM):
+        return f"{type(model).__name__} is no decoder"
+    if model.device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton is not installed"
+    if model.device.type != "cpu":
+        return f"not on {model.device.type}"
+    return None if any(which(name) for name in ("g++", "clang++", "c++", "cl")) else "no C++ compiler is installed"
+
+
+def _say(text: str) -> bool:
+    print(text, file=sys.stderr, flush=True)
+    return False
+
+
+def ahead(items: Iterable) -> Iterator:
+    """Yield items; the next one is made in a thread while this one is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
+        upcoming = pool.submit(next, iterator, end)
+        while (item := upcoming.result()) is not end:
+            upcoming = pool.submit(next, iterator, end)
+            yield item
