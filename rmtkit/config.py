@@ -38,6 +38,9 @@ class Config:
     balance_answers: bool = False  # generated problems have all answers of a task equally often
     num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
     num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
+    also_ask: str | None = (
+        None  # tasks such as qa1,qa2 whose questions are among these: what qa3 has to know on the way
+    )
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext
@@ -83,7 +86,7 @@ class Config:
     validation_segments: int | None = None  # of these samples; None: as many as the stage has
     best_metric: str = "exact_match"  # keeps a stage's best weights: exact_match, loss, or one handed to `train`
     best_is_lowest: bool | None = None  # whether lower is better; None: for loss only
-    promote_at: float = 1.0  # exact match at which the next stage begins
+    promote_at: float = 1.0  # exact match at which the next stage begins; above 1: when the steps are done
     patience: int = 20  # validations without a better `best_metric` before a stage ends
     # test, after training
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
@@ -106,6 +109,11 @@ class Config:
     def tasks(self) -> tuple[str, ...]:
         """The names in `task`."""
         return TASKS if self.task == "all" else tuple(name.strip() for name in self.task.split(","))
+
+    @property
+    def also_asked(self) -> tuple[str, ...]:
+        """The names in `also_ask`."""
+        return tuple(name.strip() for name in self.also_ask.split(",")) if self.also_ask else ()
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
@@ -140,7 +148,14 @@ PAPER = dataclasses.replace(
     validation_samples=1000, patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
     test_batch_size=8,
 )  # fmt: skip
-PRESETS = {"smoke": SMOKE, "tiny": TINY, "paper": PAPER}
+LONG = dataclasses.replace(
+    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16, 64, 256, 1024),
+    steps=(200, 300, 500, 600), window=4, memory_noise=0.05, learning_rate=2e-4, matrix_learning_rate=0.01,
+    memory_learning_rate=1e-3, decay_share=0.6, precision="bfloat16", eval_steps=100, validation_samples=128,
+    validation_segments=64, best_metric="loss", promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200,
+    test_batch_size=32,
+)  # fmt: skip
+PRESETS = {"smoke": SMOKE, "tiny": TINY, "long": LONG, "paper": PAPER}
 PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then a number per stage
     "qa2": {"steps": (10_000,)},
     "qa3": {"learning_rate": 3e-5},
@@ -187,7 +202,6 @@ AT_MOST = {
     "vary_segments": 1,
     "warmup_share": 1,
     "decay_share": 1,
-    "promote_at": 1,
     "fact_depth_end": 1,
 }
 
@@ -212,7 +226,7 @@ def resolve(parameters: dict | None = None) -> Config:
     if preset is PAPER:
         for task in tasks:
             values = {**PAPER_TASKS.get(task, {}), **values}
-    elif LONG_TASKS & set(tasks):
+    elif not preset.window and LONG_TASKS & set(tasks):
         twice = {name: tuple(2 * n for n in getattr(preset, name)) for name in ("segments", "test_segments")}
         preset = dataclasses.replace(preset, **twice)
     if "segments" in values and "steps" not in values and len(preset.steps) > 1:
@@ -240,6 +254,9 @@ def check(config: Config) -> Config:
         if task not in TASKS or config.tasks.count(task) > 1:
             allowed = f"{', '.join(TASKS)}, several of them with commas, or all"
             raise ConfigError(f"task is {config.task!r}; allowed: {allowed}")
+    for task in config.also_asked:
+        if task not in TASKS:
+            raise ConfigError(f"also_ask is {config.also_ask!r}; allowed: {', '.join(TASKS)}, with commas")
     for name, low in AT_LEAST.items():
         _check_bound(config, name, low, is_below=True)
     for name, high in AT_MOST.items():

@@ -72,7 +72,7 @@ def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedP
     variation = _variation(config)
     limits = {"seed": config.seed, "max_n_facts": config.max_n_facts}
     if config.babi_path is None:
-        return GeneratedProblems(task, variation=variation, **limits)
+        return GeneratedProblems(task, variation=variation, also_ask=config.also_asked, **limits)
     if variation != ORIGINAL:
         names = ", ".join(f.name for f in dataclasses.fields(Variation))
         raise ConfigError(f"babi_path {config.babi_path!r} is recorded; {names} are for generated stories only")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from official_babi import REAL, needs_real_files
 
-from rmtkit.babi import LABELS, TASKS, Variation, generate_problem, generate_story, read_stories
+from rmtkit.babi import LABELS, TASKS, GeneratedProblems, Variation, generate_problem, generate_story, read_stories
 
 NUM_STORIES = {"qa1": 1500, "qa2": 1500, "qa3": 1000, "qa4": 4000, "qa5": 1500}
 READ_HERE = tuple(NUM_STORIES)  # the other tasks: babi_solver.py
@@ -505,3 +505,22 @@ def test_stories_do_not_change_with_version_or_platform():
 def test_stories_are_not_repeated():
     stories = {generate_story("qa3", random.Random(f"qa3/{seed}")).facts for seed in range(300)}
     assert len(stories) == 300
+
+
+def test_also_ask_adds_questions_of_other_tasks_and_changes_nothing_else():
+    wanted = {"num_extra_questions": 20, "num_questions_between": 3}
+    for index in range(40):
+        alone = GeneratedProblems("qa2", seed=5).problem("train", index, **wanted)
+        more = GeneratedProblems("qa2", seed=5, also_ask=("qa1",)).problem("train", index, **wanted)
+        assert more.facts == alone.facts and more.questions[0] == alone.questions[0]
+        people = {q.text for q in more.questions} - {q.text for q in alone.questions}
+        assert people and all(text.split()[2] in ("John?", "Mary?", "Sandra?", "Daniel?") for text in people)
+        for question in more.questions:
+            if question.text in people:
+                moves = [f for f in more.facts if f.startswith(question.text.split()[2][:-1]) and " to the " in f]
+                assert moves[-1].endswith(f" {question.answer}.")
+
+
+def test_also_ask_refuses_another_world():
+    with pytest.raises(ValueError, match="stories of qa4 cannot be asked what qa1 asks"):
+        GeneratedProblems("qa4", seed=0, also_ask=("qa1",))

@@ -41,6 +41,7 @@ def generate_problem(
     num_questions_between: int = 0,
     is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True,
     variation: Variation = ORIGINAL,
+    also_ask: tuple[str, ...] = (),
 ) -> Problem:
     """Draw one problem: a question of a story, all its questions equally likely, and the facts before it.
 
@@ -50,6 +51,7 @@ def generate_problem(
             in random order. num_questions_between: at most so many at each point of the story where a question would
             be asked, the last included; a question may come up again, the first one too. Neither changes the facts
             or the first question.
+            also_ask: tasks of the same world (`check_same_world`), whose questions are among those further ones.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that does not exist or has no such variation, or if nothing wanted comes up in
             MAX_DRAWS draws.
@@ -57,24 +59,39 @@ def generate_problem(
             (0.2 % of answers). Extra questions never do.
     """
     rules, others = find_task(task, variation), random.Random(rng.random())
+    kinds = [rules, *(find_task(name, variation) for name in also_ask)]
     answer = pick(rng, rules.labels) if variation.balance_answers else None
     for _ in range(MAX_DRAWS):
-        world, question, earlier = _draw(rules, rng, others, num_questions_between, variation.min_n_facts)
+        world, question, earlier = _draw(kinds, rng, others, num_questions_between, variation.min_n_facts)
         if question and answer in (None, question.answer) and is_wanted(tuple(world.facts)):
-            possible = rules.every_question(world)
+            possible = _every_question(kinds, world)
             earlier += _some_of(possible, num_questions_between, others)
             extra = _some_of([q for q in possible if q.text != question.text], num_extra_questions, others)
             return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
     raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (other numbers of facts)")
 
 
+def check_same_world(task: str, also_ask: tuple[str, ...]) -> None:
+    """Raise ValueError unless the stories of `task` can be asked the questions of the other tasks, too."""
+    for name in also_ask:
+        rng = random.Random(0)
+        if type(find_task(task).new_world(rng)) is not type(find_task(name).new_world(rng)):
+            raise ValueError(f"stories of {task} cannot be asked what {name} asks: they tell of other things")
+
+
+def _every_question(kinds: list[Task], world: World) -> list[Question]:
+    """Return all questions that the facts answer, each text once."""
+    return list({q.text: q for rules in reversed(kinds) for q in rules.every_question(world)}.values())
+
+
 def _draw(
-    rules: Task, rng: Draws, others: Draws, num_questions_between: int, min_n_facts: int
+    kinds: list[Task], rng: Draws, others: Draws, num_questions_between: int, min_n_facts: int
 ) -> tuple[World, Question | None, list[Question]]:
     """Tell a story up to one of its questions, or on until it has enough facts. What would follow is not drawn.
 
-    The question is None if the story ends before.
+    The question is None if the story ends before. It is of the first kind.
     """
+    rules = kinds[0]
     if rules.num_questions is None:
         seed = rng.random()
         whole = random.Random(seed)
@@ -90,7 +107,7 @@ def _draw(
             earlier.pop(question.num_facts, None)
             return world, question, [q for asked in earlier.values() for q in asked]
         if num_questions_between and question.num_facts not in earlier:
-            earlier[question.num_facts] = _some_of(rules.every_question(world), num_questions_between, others)
+            earlier[question.num_facts] = _some_of(_every_question(kinds, world), num_questions_between, others)
     return world, None, []
 
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmtkit.babi.generation import generate_problem
+from rmtkit.babi.generation import check_same_world, generate_problem
 from rmtkit.babi.reading import read_stories
 from rmtkit.babi.story import Problem, Story, problems
 from rmtkit.babi.tasks import ORIGINAL, Variation, find_task
@@ -44,16 +44,20 @@ class GeneratedProblems:
 
     Args: max_n_facts: problems with more facts are drawn anew (the authors count the question too).
           variation: harder worlds, other words, balanced answers.
+          also_ask: tasks of the same world, whose kinds of questions are among the further ones of a problem.
     """
 
-    def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None, variation: Variation = ORIGINAL):
+    def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None, variation: Variation = ORIGINAL,
+                 also_ask: tuple[str, ...] = ()):  # fmt: skip
         find_task(task, variation)
+        check_same_world(task, also_ask)
         if max_n_facts is not None and max_n_facts < variation.min_n_facts:
             raise ValueError(f"max_n_facts {max_n_facts} is below min_n_facts {variation.min_n_facts}")
         self.task = task
         self.seed = seed
         self.max_n_facts = max_n_facts
         self.variation = variation
+        self.also_ask = also_ask
 
     def num_problems(self, split: str) -> None:
         """None: there is no end."""
@@ -76,6 +80,7 @@ class GeneratedProblems:
             num_questions_between=num_questions_between,
             is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and split_of(facts) == split,
             variation=self.variation,
+            also_ask=self.also_ask,
         )
 
 
