@@ -38,8 +38,8 @@ from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
 
 TEXT, WINDOW = 1, 2  # what a random generator is for
-TRIES = 10  # places looked at in search of one where a question can be asked
-AT_END = 0.5  # share of asides whose question stands where it does in evaluation: at the end of a segment
+TRIES = 10  # places looked at in search of one where the question fits its segment
+AT_END = 0.5  # share of asides whose question stands where it does in evaluation, where the facts leave the room
 ANYWHERE = 0.5  # share of texts with facts from beginning to end
 
 
@@ -52,16 +52,22 @@ class Text:
     problem: Problem
     num_windows: int
 
-    def known_at(self, end: int) -> tuple[Question, ...]:
-        """Return the questions that the first `end` tokens answer; none if they end within a fact or between two
-        facts that are told together.
+    def questions_after(self, num_facts: int) -> tuple[Question, ...]:
+        """Return what may be asked when so many facts have been told; nothing between two that are told together."""
+        last = self.problem.questions if num_facts == len(self.fact_spans) else ()
+        earlier = tuple(question for question in self.problem.earlier if question.num_facts == num_facts)
+        return tuple({question.text: question for question in (*last, *earlier)}.values())
+
+    def pauses(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """Return where in tokens start..end something may be asked: number of facts told, first and last place.
+
+        A place is a number of tokens told; it is not within a fact.
         """
-        num_told = int(np.searchsorted(self.fact_spans[:, 1], end, side="right"))
-        if num_told < len(self.fact_spans) and self.fact_spans[num_told, 0] < end:
-            return ()
-        asked = self.problem.questions if num_told == len(self.fact_spans) else ()
-        earlier = tuple(question for question in self.problem.earlier if question.num_facts == num_told)
-        return tuple({question.text: question for question in (*asked, *earlier)}.values())
+        firsts = self.fact_spans[:, 1]
+        lasts = np.append(self.fact_spans[1:, 0], len(self.tokens))
+        told = sorted({question.num_facts for question in (*self.problem.earlier, self.problem.questions[0])})
+        found = [(n, max(start, int(firsts[n - 1])), min(end, int(lasts[n - 1]))) for n in told]
+        return [pause for pause in found if pause[1] <= pause[2]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +152,25 @@ class StreamDataset(Dataset):
         return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:
-        """Ask at a place drawn at random; None if no question has an answer at any of the places drawn."""
+        """Ask at a place drawn at random; None if nothing can be asked yet, or not at the places drawn."""
         size, room = self.config.segment_size, self.config.segment_size - self.config.answer_size
-        for _ in range(TRIES):
-            segment, is_at_end = int(rng.integers(0, self.config.window + 1)), rng.random() < AT_END
-            start = (window * self.config.window + segment) * size
-            num_tokens = room - 1 if is_at_end else int(rng.integers(0, room))
-            if known := text.known_at(min(start + num_tokens, len(text.tokens))):
-                order = rng.permutation(len(known))
-                questions = tuple(known[i] for i in order)
-                if is_at_end:
-                    num_tokens = max(0, room - len(self.builder.asked_alone(questions[0], text.problem.task)))
-                if start + num_tokens <= len(text.tokens) and known == text.known_at(start + num_tokens):
-                    asked, is_answer = self.builder.ask(questions, text.problem.task, size - num_tokens)
-                    told = text.tokens[start : start + num_tokens]
-                    mask = np.append(np.zeros(len(told), dtype=bool), is_answer)
-                    return Aside(segment, np.concatenate([told, asked]), mask)
+        start = window * self.window_size
+        pauses = text.pauses(start, min(start + self.window_size + room, len(text.tokens)))
+        for _ in range(TRIES if pauses else 0):
+            num_facts, first, last = pauses[rng.integers(len(pauses))]
+            questions = [
+                text.questions_after(num_facts)[i] for i in rng.permutation(len(text.questions_after(num_facts)))
+            ]
+            num_told = room - len(self.builder.asked_alone(questions[0], text.problem.task))  # as in evaluation
+            places = np.arange(self.config.window + 1) * size + start + num_told
+            places = places[(places >= first) & (places <= last)]
+            is_as_evaluated = len(places) and rng.random() < AT_END
+            place = int(rng.choice(places) if is_as_evaluated else rng.integers(first, last + 1))
+            segment, num_read = divmod(place - start, size)
+            if num_read <= num_told:
+                asked, is_answer = self.builder.ask(tuple(questions), text.problem.task, size - num_read)
+                read = text.tokens[place - num_read : place]
+                return Aside(segment, np.concatenate([read, asked]), np.append(np.zeros(num_read, bool), is_answer))
         return None
 
     def _rng(self, purpose: int, number: int) -> np.random.Generator:

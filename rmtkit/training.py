@@ -156,6 +156,17 @@ def stage_dataset(experiment: Experiment, stage: Stage, model: RMTPreTrainedMode
     return StreamDataset(experiment.builder, config, stage)
 
 
+def first_training_text(experiment: Experiment) -> str:
+    """Return what the first row of the first update reads: text, and questions with their answers."""
+    config, decode, stage = experiment.config, experiment.tokenizer.decode, stages(experiment)[0]
+    if not config.window:
+        sample = StageDataset(experiment.builder, config, stage)[0]
+        return f"{decode(sample.prompt)}\n--> {decode(sample.continuation)}"
+    window = StreamDataset(experiment.builder, config, stage)[0]
+    asides = (f"--> aside, of the memory before segment {a.segment}: {decode(a.tokens)}" for a in window.asides)
+    return "\n".join([decode(window.tokens), *asides])
+
+
 def choose_precision(model: RMTPreTrainedModel, config: Config) -> None:
     """Turn the weights to bfloat16 where a CPU trains in it: autocast would lose in casts what products gain.
 
