@@ -1,8 +1,8 @@
 """BABILong samples: the facts of a bAbI problem scattered in background text to an exact length.
 
 Kuratov et al. 2024 (2402.10790), section 3. A sample is a pure function of (seed, split, index): neither order nor
-workers nor ranks nor a resumed run can change it. Background arrives as slices of a token store, so that building ten
-million tokens is a copy, not a tokenisation.
+workers nor ranks nor a resumed run can change it. Background arrives as views of a token store: building ten million
+tokens is no tokenisation, and a long prompt is not even copied (`rmtkit.background.TokenPieces`).
 
 Axis letters: b batch, t tokens, k facts.
 """
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmtkit.babi import Problem, Question, has_space_before_tab
-from rmtkit.background import SPLITS, Background, encode_pieces
+from rmtkit.background import SPLITS, Background, TokenPieces, encode_pieces
 
 LAYOUTS = ("spaced", "authors")
 QUESTION_POSITIONS = ("last", "first", "both")
 MAX_DRAWS = 2000  # problems drawn in search of one that fits, before giving up
+LAZY_TOKENS = 2**17  # from this length on a prompt stays in pieces: 32 of 10M tokens side by side take a few MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Sample:
     is_answer:     1      1      [ 0     0  0     1       1         ]   where the loss is taken       (c,)
     """
 
-    prompt: np.ndarray
+    prompt: np.ndarray | TokenPieces
     continuation: np.ndarray
     is_answer: np.ndarray
     fact_spans: np.ndarray
@@ -131,7 +132,7 @@ class BabilongBuilder:
         beyond = len(head) + len(tail) if self.layout == "authors" else 0
         continuation, is_answer = self._continuation(problem, self.answer_size - beyond)
         return Sample(
-            prompt=np.concatenate([head, context, tail]),
+            prompt=_join([head, *context, tail]),
             continuation=continuation,
             is_answer=is_answer,
             fact_spans=spans[answer_sizes == 0],
@@ -259,7 +260,8 @@ class BabilongBuilder:
         if sum(len(fact) for fact in told) > num_tokens:
             raise ValueError(self._too_long("the problem does not fit", num_tokens))
         size = None if self.background is None else num_tokens
-        return self._context(told, size, 0, 0, split, rng, fact_depth)
+        pieces, spans = self._context(told, size, 0, 0, split, rng, fact_depth)
+        return np.concatenate([self._encode(""), *pieces]), spans
 
     def ask(self, questions: tuple[Question, ...], task: str, room: int) -> tuple[np.ndarray, np.ndarray]:
         """Return questions with their answers, each ended by EOS, (t,), and the mask of the answers.
@@ -277,33 +279,38 @@ class BabilongBuilder:
     def _context(self, told, num_tokens, num_head, num_tail, split, rng, fact_depth=None):
         """Insert what is told into a passage of background, in order, at gaps drawn with replacement.
 
-        Returns: tokens (t,) and the spans (k, 2) of what is told.
+        Returns: the pieces of the context, (t,) together, and the spans (k, 2) of what is told.
         """
         num_told = sum(len(piece) for piece in told)
         beyond = 0 if self.layout == "authors" else num_head + num_tail
         num_background = 0 if num_tokens is None else num_tokens - beyond - num_told
         if not num_background:
-            return _interleave(self._encode(""), np.zeros(len(told), dtype=np.int64), told)
-        passage, starts = self.background.passage(split, num_background, rng)
+            return _interleave(TokenPieces([self._encode("")]), np.zeros(len(told), dtype=np.int64), told)
+        views, starts = self.background.passage_views(split, num_background, rng)
         gaps = np.append(starts, num_background)
         prompt_size = num_head + num_background + num_told + num_tail
         low, high = (share * prompt_size - num_head for share in fact_depth or self.fact_depth)
         allowed = gaps[(gaps >= low) & (gaps + num_told <= high)]
         if not len(allowed):  # no sentence ends within the range: the nearest gap before its end
             allowed = gaps[np.abs(gaps - max(low, high - num_told)).argmin()][None]
-        return _interleave(passage, np.sort(rng.choice(allowed, len(told))), told)
+        return _interleave(TokenPieces(views), np.sort(rng.choice(allowed, len(told))), told)
 
 
-def _interleave(passage, positions, told) -> tuple[np.ndarray, np.ndarray]:
-    """Insert pieces before the given positions of a passage; return the tokens and the pieces' spans (k, 2)."""
+def _interleave(passage: TokenPieces, positions, told) -> tuple[list[np.ndarray], np.ndarray]:
+    """Insert pieces before the given positions of a passage; return all pieces and the spans of those (k, 2)."""
     pieces, spans, length, done = [], [], 0, 0
     for position, piece in zip(positions, told, strict=True):
         length += int(position) - done
-        pieces += [passage[done:position], piece]
+        pieces += [*passage.cut(done, int(position)), piece]
         spans.append((length, length + len(piece)))
         length, done = length + len(piece), int(position)
-    pieces.append(passage[done:])
-    return np.concatenate(pieces), np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+    pieces += passage.cut(done, len(passage))
+    return pieces, np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+
+
+def _join(pieces: list[np.ndarray]) -> np.ndarray | TokenPieces:
+    """Return pieces as one array, or as they are if that would be large."""
+    return TokenPieces(pieces) if sum(map(len, pieces)) >= LAZY_TOKENS else np.concatenate(pieces)
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

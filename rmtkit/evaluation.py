@@ -12,10 +12,11 @@ from functools import partial
 import pandas as pd
 
 from rmtkit.babilong import Sample
+from rmtkit.background import TokenPieces
 from rmtkit.kinds import answer
 from rmtkit.scoring import check_rule, score
 
-MAX_TOKENS_IN_BATCH = 2**21  # prompts of one batch together, in tokens: they stay in RAM while they are read
+MAX_TOKENS_IN_BATCH = 2**21  # prompts of one batch together, in tokens, unless they are views: they stay in RAM
 
 
 def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tuple[float, float]:
@@ -82,7 +83,8 @@ def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]
         length = len(sample.prompt)
         group = waiting.setdefault(length, [])
         group.append(sample)
-        if len(group) >= min(batch_size, max(1, MAX_TOKENS_IN_BATCH // max(1, length))):
+        held = 0 if isinstance(sample.prompt, TokenPieces) else length
+        if len(group) >= min(batch_size, max(1, MAX_TOKENS_IN_BATCH // max(1, held))):
             yield waiting.pop(length)
     yield from waiting.values()
 

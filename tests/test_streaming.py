@@ -239,6 +239,42 @@ def test_token_rows_copy_a_slice_of_each_text(pieces):
     assert rows[:, 5:100].tolist() == [array[5:12].tolist()] * 2
 
 
+@pytest.mark.parametrize("layout, num_tokens", [("spaced", 150), ("spaced", 3000), ("authors", 400)])
+def test_long_prompts_are_views_with_the_same_tokens(make_builder, monkeypatch, layout, num_tokens):
+    builder = make_builder(layout=layout, answer_size=40)
+    whole = [builder.sample("test", index, num_tokens) for index in range(5)]
+    monkeypatch.setattr("rmtkit.babilong.LAZY_TOKENS", 100)
+    for sample in whole:
+        lazy = builder.sample("test", sample.index, num_tokens)
+        assert isinstance(lazy.prompt, TokenPieces) and lazy.prompt.dtype == sample.prompt.dtype
+        assert lazy.prompt.tolist() == sample.prompt.tolist() == slow_prompt(builder, sample, num_tokens)
+        assert lazy.fact_spans.tolist() == sample.fact_spans.tolist()
+
+
+def slow_prompt(builder, sample, num_tokens):
+    """Put facts into background the obvious way: token by token, at the places that the sample names."""
+    head, tail = builder.question_ends(sample.problem)
+    told = {
+        int(start): builder._encode(f) for (start, _), f in zip(sample.fact_spans, sample.problem.facts, strict=True)
+    }
+    beyond = len(head) + len(tail) if builder.layout == "authors" else 0
+    num_background = num_tokens - builder.num_fixed_tokens(sample.problem)
+    rng = np.random.default_rng([builder.seed, 2, sample.index])
+    background = iter(builder.background.passage("test", num_background, rng)[0].tolist())
+    tokens = head.tolist()
+    while len(tokens) < num_tokens + beyond - len(tail):
+        tokens += told[len(tokens)].tolist() if len(tokens) in told else [next(background)]
+    return tokens + tail.tolist()
+
+
+def test_passage_views_are_the_passage_and_no_copy(make_builder):
+    background = make_builder().background
+    views, starts = background.passage_views("test", 2000, np.random.default_rng(0))
+    tokens, expected = background.passage("test", 2000, np.random.default_rng(0))
+    assert np.concatenate(views).tolist() == tokens.tolist() and starts.tolist() == expected.tolist()
+    assert all(np.shares_memory(view, background._tokens) for view in views)
+
+
 # ---------------------------------------------------------------- working ahead
 
 

@@ -107,19 +107,24 @@ class Background:
         Paper:   Bulatov et al. 2024, section 2.
         Trap:    longer than the split, it wraps around: after every document has come once, all come in a new order.
         """
+        views, starts = self.passage_views(split, num_tokens, rng)
+        return np.concatenate([np.empty(0, self._tokens.dtype), *views]), starts
+
+    def passage_views(self, split: str, num_tokens: int, rng: np.random.Generator) -> tuple[list, np.ndarray]:
+        """Return the passage of `passage` without copying it: views of the store, one or more for each document."""
         if num_tokens < 0:
             raise ValueError(f"num_tokens must be 0 or more, got {num_tokens}")
-        tokens, starts, filled = np.empty(num_tokens, self._tokens.dtype), [np.empty(0, np.int64)], 0
+        views, starts, filled = [], [np.empty(0, np.int64)], 0
         runs = self._sentence_runs(split, rng)
         while filled < num_tokens:
             run = next(runs)
             begin, end = int(self._sentences[run.start]), int(self._sentences[run.stop])
             end = min(end, begin + num_tokens - filled)
-            tokens[filled : filled + end - begin] = self._tokens[begin:end]
+            views.append(self._tokens[begin:end])
             sentences = self._sentences[run]
             starts.append(sentences[: np.searchsorted(sentences, end)] + (filled - begin))
             filled += end - begin
-        return tokens, np.concatenate(starts)
+        return views, np.concatenate(starts)
 
     def _sentence_runs(self, split, rng):
         """Yield slices of sentences without end: the rest of a document, the others, then all of them over and over."""
