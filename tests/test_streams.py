@@ -4,6 +4,7 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -13,7 +14,7 @@ from rmtkit.curriculum import Stage
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
 from rmtkit.optimization import WithMasterWeights
-from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, window_loss
+from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, keep_loss, window_loss
 
 SEGMENT, WINDOW, ROWS = 64, 3, 4
 
@@ -136,7 +137,7 @@ def test_memory_goes_on_within_a_text_and_begins_anew_with_the_next(dataset, mod
     carried, states = CarriedMemory(ROWS, noise=0.0), {}
     for step in range(12):
         batch = make_batch(dataset, step * ROWS)
-        before = carried.before(model, batch["rows"], batch["is_start"], step)
+        before, _ = carried.before(model, batch["rows"], batch["is_start"], step)
         for row in range(ROWS):
             expected = model.memory if batch["is_start"][row] else states[row]
             torch.testing.assert_close(before[row], expected)
@@ -151,11 +152,34 @@ def test_noise_is_that_of_the_step_and_leaves_beginnings_alone(model):
     carried = CarriedMemory(ROWS, noise=0.5)
     carried.memory = torch.randn(ROWS, *model.memory.shape)
     is_start = torch.tensor([True, False, False, False])
-    once, again, later = (carried.before(model, rows, is_start, step) for step in (3, 3, 4))
+    (once, clean), (again, _), (later, _) = (carried.before(model, rows, is_start, step) for step in (3, 3, 4))
+    assert torch.equal(clean[1:], carried.memory[1:])
     assert torch.equal(once, again) and not torch.equal(once[1:], later[1:])
     assert torch.equal(once[0], model.memory)
     moved = (once[1:] - carried.memory[1:]).flatten(1).std(dim=1) / carried.memory.std()
     assert 0 < moved.max() < 0.75
+
+
+def test_segments_with_facts_are_those_whose_tokens_tell_one(dataset):
+    for number in range(20):
+        text = dataset.text(number)
+        is_fact = np.zeros(len(text.tokens), dtype=bool)
+        for first, last in text.fact_spans:
+            is_fact[first:last] = True
+        num_segments = len(text.tokens) // SEGMENT
+        expected = is_fact[: num_segments * SEGMENT].reshape(num_segments, SEGMENT).any(axis=1)
+        assert (text.segments_with_facts(0, num_segments, SEGMENT) == expected).all() and expected.any()
+        assert (text.segments_with_facts(SEGMENT, num_segments - 1, SEGMENT) == expected[1:]).all()
+
+
+def test_keep_loss_compares_with_the_last_memory_that_was_told_something():
+    first, told, kept, lost = torch.randn(4, 1, 2, 3).unbind(0)
+    memories = [memory.requires_grad_() for memory in (first + 0.1, first, told, kept, lost)]
+    loss = keep_loss(memories, first, torch.tensor([[False, True, False, False]]))
+    expected = ((kept - told) ** 2).sum() + ((lost - told) ** 2).sum()
+    torch.testing.assert_close(loss, expected / 3 / 6 / told.var())
+    loss.backward()
+    assert not memories[2].grad.any() and memories[3].grad.any() and memories[4].grad.any()
 
 
 def make_linear(dtype):
