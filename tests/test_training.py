@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
-from rmtkit.config import resolve
+from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import prepare, prompt_size
 from rmtkit.kinds import collate
@@ -22,7 +22,7 @@ from rmtkit.optimization import MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run, read_json
 from rmtkit.trainer import make_optimizer
-from rmtkit.training import newest_complete_checkpoint, train
+from rmtkit.training import first_training_text, newest_complete_checkpoint, stage_dataset, train
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_newest_complete_checkpoint_skips_one_cut_off(tmp_path):
 
 TRAIN = """
 import sys, torch
-from rmtkit.config import resolve
+from rmtkit.config import ConfigError, resolve
 from rmtkit.experiment import prepare
 from rmtkit.training import train
 
@@ -258,6 +258,20 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(small, tmp_pat
     assert rows[0] == rows[1] and ("window" in more or sum(row["skipped_updates"] for row in rows[0]) > 0)
     ends = [[read_json(stage.folder / "stage.json") for stage in stages(prepare(resolve(p)))] for p in (whole, broken)]
     assert [{**end, "seconds": 0} for end in ends[0]] == [{**end, "seconds": 0} for end in ends[1]]
+
+
+def test_first_training_text_has_the_answers_that_are_learned(small, tmp_path):
+    whole = first_training_text(make_experiment(small, tmp_path))
+    assert " Where is " in whole and "<|endoftext|>" in whole.split("-->")[1]
+    window = first_training_text(make_experiment(small, tmp_path, window=2, segments="2"))
+    asides = window.split("--> aside, of the memory before segment ")[1:]
+    assert asides and all("<|endoftext|>" in aside and " Where is " in aside for aside in asides)
+
+
+def test_window_is_for_decoders(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, window=2, segments="2")
+    with pytest.raises(ConfigError, match="window is for decoders"):
+        stage_dataset(experiment, stages(experiment)[0], model=None)
 
 
 def test_stage_is_over_when_its_best_model_is_there(tmp_path):
