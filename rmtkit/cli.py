@@ -101,11 +101,14 @@ def _add_bench(commands) -> None:
     command.add_argument("--output", help="babi: a CSV file for what was measured")
     command.add_argument("--size", help="train: narrow or small (GPT-2 small), both if not given")
     command.add_argument("--num_kills", type=int, help="resume: 20 if not given")
+    command.add_argument("--num_tokens", type=int, help="memory: of the long sample, 1000000 if not given")
     command.set_defaults(run=_bench)
 
 
 def _bench(known: argparse.Namespace, fields: dict[str, str]) -> dict:
-    benchmark = {"num_stories": "babi", "output": "babi", "size": "train", "num_kills": "resume"}
+    benchmark = {
+        "num_stories": "babi", "output": "babi", "size": "train", "num_kills": "resume", "num_tokens": "memory",
+    }  # fmt: skip
     options = {name: getattr(known, name) for name in benchmark if getattr(known, name) is not None}
     for name in options:
         if benchmark[name] != known.name:

@@ -13,9 +13,11 @@ import rmtkit.bench.train
 from rmtkit.bench.checkpointing import bench_checkpointing
 from rmtkit.bench.measurement import in_new_process, peak_allocated, peak_resident_mb
 from rmtkit.bench.resume import bench_resume, differences
+from rmtkit.bench.stream import bench_stream, largest_difference
 from rmtkit.bench.train import TOLERANCE, Setting, bench_train, compare, largest_differences, make_batches
 from rmtkit.cli import main
 from rmtkit.config import resolve
+from rmtkit.streaming import Reader, flops_per_segment
 
 CPU = torch.device("cpu")
 TINY = Setting(
@@ -82,6 +84,45 @@ def test_bench_train_fails_when_the_sides_differ(same_process, monkeypatch):
     wrong = {"loss": 0.1, "gradients": 0.0}
     monkeypatch.setattr("rmtkit.bench.train.largest_differences", lambda setting: wrong)
     assert bench_train(resolve({}), size="narrow")["failed"] == {"narrow": wrong}
+
+
+def test_compare_relates_training_to_a_large_product(same_process, monkeypatch, capsys):
+    monkeypatch.setattr("rmtkit.bench.train.matmul_peak", lambda dtype, device, size: 1e15)
+    result = compare(TINY)
+    ours = result["sides"]["rmtkit"]
+    flops = 3 * 2.5 * flops_per_segment(rmtkit.bench.train.make_model(TINY), 40) * ours["samples_per_s"]
+    assert ours["flops"] == pytest.approx(flops) and result["share_of_peak"] == pytest.approx(flops / 1e15)
+    assert "1,000,000 GFLOP/s" in capsys.readouterr().out
+
+
+@pytest.fixture
+def short_stream(monkeypatch):
+    """The benchmark of streaming on few tokens, in this process; a product of matrices is not measured."""
+    monkeypatch.setattr("rmtkit.bench.stream.in_new_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr("rmtkit.bench.stream.matmul_peak", lambda dtype, device, size: 1e12)
+    for name, value in {"LENGTHS": (300, 600), "NUM_STRAIGHTFORWARD": 300, "BATCH_SIZE": 2}.items():
+        monkeypatch.setattr(f"rmtkit.bench.stream.{name}", value)
+
+
+def test_bench_stream_relates_both_sides_and_the_peak(short_stream, capsys):
+    result = bench_stream(resolve({"compile": "never"}))
+    theirs, ours = result["straightforward"], result["rmtkit"]["600"]
+    assert result["ratio"] == ours["tokens_per_s"] / theirs["tokens_per_s"]
+    assert result["share_of_peak"] == ours["flops"] / 1e12 and theirs["dtype"] == "float32"
+    assert theirs["flops"] / theirs["tokens_per_s"] == pytest.approx(ours["flops"] / ours["tokens_per_s"])
+    assert f"{result['ratio']:.1f} times the tokens/s" in capsys.readouterr().out
+
+
+def test_bench_stream_fails_when_the_sides_differ(short_stream, monkeypatch):
+    monkeypatch.setattr("rmtkit.bench.stream.largest_difference", lambda config: 0.1)
+    assert bench_stream(resolve({}))["failed"] == {"difference": 0.1}
+
+
+def test_largest_difference_finds_a_wrong_memory(monkeypatch):
+    assert largest_difference(resolve({"segment_size": 128})) < TOLERANCE
+    right = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, rows: right(self, rows).flip(0))
+    assert largest_difference(resolve({"segment_size": 128})) > TOLERANCE
 
 
 def test_checkpointing_keeps_little_more_than_the_memory_state_of_a_segment(capsys):
@@ -154,6 +195,7 @@ def test_bench_resume_spends_all_kills_and_compares_every_run(monkeypatch, capsy
         (["train", "--size=large"], "size is 'large'; allowed: narrow, small"),
         (["data", "--num_kills=3"], "num_kills: for bench resume only, not for bench data"),
         (["train", "--num_stories=3"], "num_stories: for bench babi only, not for bench train"),
+        (["memory", "--num_tokens=10000"], "num_tokens is 10000, expected more than"),
     ],
 )
 def test_bench_refuses_options_before_it_starts(arguments, message, capsys):

@@ -10,6 +10,7 @@ from .checkpointing import bench_checkpointing
 from .data import bench_data
 from .memory import bench_memory, stream_once
 from .resume import bench_resume
+from .stream import bench_stream
 from .train import bench_train
 
 BENCHMARKS: dict[str, Callable[..., dict]] = {
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, Callable[..., dict]] = {
     "data": bench_data,
     "memory": bench_memory,
     "resume": bench_resume,
+    "stream": bench_stream,
     "train": bench_train,
 }
 

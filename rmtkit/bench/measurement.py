@@ -17,6 +17,20 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def matmul_peak(dtype, device, size: int, num_trials: int = 8) -> float:
+    """Return the floating-point operations per second of a product of two square matrices, the best of some trials."""
+    import torch
+
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    with torch.inference_mode():
+
+        def multiply():
+            (left @ right)[0, 0].item()  # waits for a GPU
+
+        multiply()
+        return 2 * size**3 / min(seconds(multiply) for _ in range(num_trials))
+
+
 def in_new_process(function: Callable, *arguments):
     """Call a function of a module in a process of its own, whose memory nobody else has used; return its result."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:

@@ -22,7 +22,8 @@ import time
 
 from rmtkit.config import Config
 
-from .measurement import MemoryGrowth, in_new_process
+from .measurement import MemoryGrowth, in_new_process, matmul_peak
+from .stream import PEAK_SIZE, straightforward_outputs
 
 TOLERANCE = 1e-4  # of loss and gradients, in float32, relative to the largest entry
 
@@ -80,13 +81,20 @@ def compare(setting: Setting) -> dict:
     print(f"  largest difference, relative: loss {differences['loss']:.0e}, gradients {differences['gradients']:.0e}")
     if max(differences.values()) > TOLERANCE:
         return {"differences": differences}
-    print(f"  {'':34}  samples/s  peak MB  segments a sample", flush=True)
+    print(f"  {'':34}  samples/s  peak MB  segments a sample  GFLOP/s", flush=True)
     measured = {}
     for side in SIDES:
         measured[side] = in_new_process(measure, setting, side)
         row = measured[side]
-        print(f"  {side:34} {row['samples_per_s']:10.3f} {row['peak_mb']:8,.0f} {row['segments']:18.2f}", flush=True)
-    return {**_ratios(measured), "sides": measured}
+        print(
+            f"  {side:34} {row['samples_per_s']:10.3f} {row['peak_mb']:8,.0f} {row['segments']:18.2f} "
+            f"{row['flops'] / 1e9:8,.0f}",
+            flush=True,
+        )
+    peak = max(row["peak_flops"] for row in measured.values())
+    share = measured[SIDES[1]]["flops"] / peak
+    print(f"  product of {PEAK_SIZE} x {PEAK_SIZE} matrices in float32: {peak / 1e9:,.0f} GFLOP/s; rmtkit: {share:.0%}")
+    return {**_ratios(measured), "peak_flops": peak, "share_of_peak": share, "sides": measured}
 
 
 def _ratios(measured: dict[str, dict]) -> dict[str, dict]:
@@ -101,10 +109,15 @@ def _ratios(measured: dict[str, dict]) -> dict[str, dict]:
 
 
 def measure(setting: Setting, side: str) -> dict:
-    """Train on all samples once; return samples per second, peak MB and segments computed for a sample on average."""
+    """Train on all samples once.
+
+    Returns: samples_per_s, peak_mb, segments computed for a sample on average, flops (those of the layers a second,
+             three times those of reading; neither head nor recomputation counts), peak_flops of a large product.
+    """
     import torch
 
     from rmtkit.experiment import default_device
+    from rmtkit.streaming import flops_per_segment
 
     device = default_device()
     model = make_model(setting).to(device)
@@ -120,7 +133,9 @@ def measure(setting: Setting, side: str) -> dict:
         _update(model, optimizer, loss_of, batch)
     duration = time.perf_counter() - started
     segments = sum(input_ids.shape[1] for input_ids, _ in batches) / len(batches) / setting.segment_size
-    return {"samples_per_s": setting.num_samples / duration, "peak_mb": memory.peak_mb(), "segments": segments}
+    found = {"samples_per_s": setting.num_samples / duration, "peak_mb": memory.peak_mb(), "segments": segments}
+    found["flops"] = 3 * flops_per_segment(model, setting.segment_size) * segments * found["samples_per_s"]
+    return {**found, "peak_flops": matmul_peak(torch.float32, device, PEAK_SIZE)}
 
 
 def _update(model, optimizer, loss_of, batch) -> None:
@@ -144,17 +159,9 @@ def straightforward_loss(model, input_ids, labels):
 
     Args: model: an `RMTForCausalLM`, of which only the weights are used;  input_ids, labels (b, t).
     """
-    import torch
     from torch.nn import functional
 
-    m, state, outputs = len(model.memory), model.memory.expand(len(input_ids), -1, -1), []
-    for segment in input_ids.split(model.config.segment_size, dim=1):
-        embeddings = torch.cat([state, model.get_input_embeddings()(segment), state], dim=1)
-        output = model.backbone(inputs_embeds=embeddings, output_hidden_states=True, use_cache=False)
-        state = output.hidden_states[-1][:, -m:]
-        outputs.append((output.logits[:, m:-m], [hidden[:, m:-m] for hidden in output.hidden_states]))
-    logits = torch.cat([logits for logits, _ in outputs], dim=1)  # (b, t, v)
-    hidden = [torch.cat(layer, dim=1) for layer in zip(*(hidden for _, hidden in outputs), strict=True)]  # (b, t, d)
+    logits, hidden, outputs, _ = straightforward_outputs(model, input_ids)
     shifted, targets = logits[:, :-1].contiguous(), labels[:, 1:].contiguous()
     is_label = (targets != -100).view(-1)
     loss = functional.cross_entropy(shifted.view(-1, shifted.shape[2])[is_label], targets.view(-1)[is_label])
