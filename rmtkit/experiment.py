@@ -295,9 +295,3 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     return torch.float32
-
-
-def autocast(precision: str, device: torch.device):
-    """Return the context in which a model computes in the given precision."""
-    dtype = resolve_precision(precision, device)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
