@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_export(commands)
     _add_babi(commands)
     _add_convert(commands)
+    _add_reference(commands)
     known, rest = parser.parse_known_args(arguments)
     try:
         result = known.run(known, _overrides(rest))
@@ -183,6 +184,35 @@ def _convert(known: argparse.Namespace, fields: dict[str, str]) -> dict:
     with new_folder(Path(known.output).expanduser()) as folder:
         result = convert_authors_checkpoint(known.source, folder, known.backbone, segment_size=known.segment_size)
     return {"output": known.output, **result}
+
+
+def _add_reference(commands) -> None:
+    text = "make outputs/reference/NAME of finished runs, or add an evaluation to it"
+    command = commands.add_parser("reference", help=text, description=text, epilog="--NAME=VALUE chooses an evaluation")
+    command.add_argument("--name", required=True, help="such as qa1 or qa1-seed1")
+    command.add_argument(
+        "--run", dest="runs", default="", help="folder of a finished run; of a chain all, with commas between"
+    )
+    command.add_argument("--variant", default="", help="what sets it apart from the task's first model")
+    command.add_argument("--evaluation", help='the "folder" that evaluate has printed')
+    command.set_defaults(run=_reference)
+    command = commands.add_parser("results", help="results.csv and results.png of the reference models' predictions")
+    command.set_defaults(run=_results)
+
+
+def _reference(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    from rmtkit.publishing import publish
+
+    runs, config = [run for run in known.runs.split(",") if run], resolve(fields)
+    wanted = {name: getattr(config, name) for name in fields}
+    return publish(known.name, runs=runs, variant=known.variant, evaluation=known.evaluation, wanted=wanted)
+
+
+def _results(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    from rmtkit.results import write_results
+
+    _refuse(fields, "results")
+    return write_results()
 
 
 def _refuse(fields: dict[str, str], command: str) -> None:

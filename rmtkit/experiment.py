@@ -24,7 +24,7 @@ from rmtkit.config import Config, ConfigError
 from rmtkit.kinds import load_model, model_class
 from rmtkit.memory import RMTConfig, RMTForSequenceClassification, RMTPreTrainedModel
 from rmtkit.processes import check_processes, is_main, local_device
-from rmtkit.reference import REFERENCE, check_model, checkpoint_folder, resolve_reference
+from rmtkit.reference import REFERENCE, check_model, checkpoint_folder, resolve_reference, verify_weights
 from rmtkit.runs import Run, check_writable, open_run, run_folder
 
 NUM_PROBES = 200  # problems looked at before training to see whether they fit
@@ -254,6 +254,7 @@ def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
             "or give checkpoint=FOLDER"
         )
     check_model(config, folder)
+    verify_weights(folder)
     with _loading("weights", str(folder), "give another checkpoint, or train again"):
         model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
     return model.to(default_device()), tokenizer

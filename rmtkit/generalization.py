@@ -21,11 +21,13 @@ from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
 from rmtkit.evaluation import accuracy_table
 from rmtkit.evaluator import Evaluator
-from rmtkit.experiment import model_folder, prompt_size
+from rmtkit.experiment import model_folder, prompt_size, published_accuracy
 from rmtkit.lengths import LENGTHS, TOKENS, default_samples, lengths_up_to
 from rmtkit.processes import from_main, gather, is_main
 from rmtkit.progress import Display
 from rmtkit.reference import weights_digest
+from rmtkit.results import SOURCES, published_series
+from rmtkit.runs import environment, write_json
 
 BY_LENGTH = ["task", "num_segments", "num_tokens"]
 SHARES = ["accuracy", "low", "high"]
@@ -88,6 +90,8 @@ def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder,
             if is_main():
                 _write_records(_as_records(rows, length), path)
             evaluator.forget(path.stem)
+        if length.name and is_main() and not path.with_suffix(".json").is_file():
+            write_json(path.with_suffix(".json"), _about(config, builder, length))
         parts.append(from_main(lambda path=path: _read_records(path)))
     records = pd.concat(parts, ignore_index=True)
     display.show(summary(records), force=True)
@@ -119,6 +123,15 @@ def _write_records(records: pd.DataFrame, path: Path) -> None:
     path.with_suffix(".partial").rename(path)
 
 
+def _about(config: Config, builder: BabilongBuilder, length: Length) -> dict:
+    """Return what a length's records are of, for those who keep them: the model's weights, the setting, the sizes."""
+    setting = {**{name: getattr(config, name) for name in OF_SAMPLES}, "scoring": config.scoring}
+    sizes = describe_lengths([length], builder).iloc[0].drop("length").map(int).to_dict()
+    weights = weights_digest(model_folder(config))
+    about = {"length": length.name, "num_samples": length.num_samples, "precision": config.precision}
+    return {**about, "weights": weights, "setting": setting, **sizes, "environment": environment()}
+
+
 def _read_records(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values={"fact_depth": ["", "nan"]})
 
@@ -142,14 +155,13 @@ def _by_name(names: pd.Series) -> pd.Categorical:
     return pd.Categorical(names, [name for name in LENGTHS if name in set(names)], ordered=True)
 
 
-def describe_lengths(config: Config, builder: BabilongBuilder) -> pd.DataFrame:
-    """Return what the lengths of `lengths_asked` are besides tokens, a row each.
+def describe_lengths(lengths: list[Length], builder: BabilongBuilder) -> pd.DataFrame:
+    """Return what lengths are besides tokens, a row each.
 
     Returns: length (the label), num_characters of a prompt (by the mean characters per token of a few prompts),
              num_fitting of num_problems: how many test problems' facts fit. The others cannot be asked at that length,
              so that the problems of short lengths are easier ones.
     """
-    lengths = lengths_asked(config)
     table = count_fitting(builder, [length.size for length in lengths])
     found = [
         _num_characters(builder, length.size) if table["num_fitting"][i] else 0 for i, length in enumerate(lengths)
@@ -166,7 +178,7 @@ def write_tables(config: Config, records: pd.DataFrame, builder: BabilongBuilder
     """
     table = length_table(records)
     if "length" in table:
-        table = table.merge(describe_lengths(config, builder), on="length", how="left")
+        table = table.merge(describe_lengths(lengths_asked(config), builder), on="length", how="left")
     table.to_csv(folder / "accuracy_by_length.csv", index=False)
     depth_table(records).to_csv(folder / "accuracy_by_depth.csv", index=False)
     return table
@@ -218,23 +230,30 @@ def depth_table(records: pd.DataFrame) -> pd.DataFrame:
     return accuracy_table(records.assign(depth=quarters, length=_by_name(records["length"])), ["length", "depth"])
 
 
-def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, *, published=None):
+def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, *, has_published: bool = False):
     """Draw accuracy by length with what answers without reading get, and save it as accuracy_by_length.png.
 
     Args:    records: of `evaluate_lengths`;  problems: of the builder;  folder: where the figure goes;
-             published: rows of `rmtkit.experiment.published_accuracy` to show beside, or None.
+             has_published: draw published curves beside: at lengths by name `rmtkit.results.published_series`, in
+             segments the authors' log of the task.
     Returns: the figure.
     """
-    from rmtkit.plotting import plot_accuracy_by_length
+    from rmtkit.plotting import plot_accuracy_by_length, plot_results
 
-    floor = accuracy_table(baseline_records(problems), "baseline").set_index("baseline")["accuracy"]
-    figure = plot_accuracy_by_length(
-        length_table(records),
-        series="task" if len(config.tasks) > 1 else None,
-        trained_segments=max(config.segments),
-        baselines=floor.to_dict(),
-        published=published,
-    )
+    table, trained = length_table(records), max(config.segments)
+    floor = accuracy_table(baseline_records(problems), "baseline").set_index("baseline")["accuracy"].to_dict()
+    if "length" in table:
+        sizes = dict.fromkeys(config.tasks, trained * config.segment_size)
+        published = published_series() if has_published else None
+        figure = plot_results(
+            table.assign(name="this model"), published, trained=sizes, baselines=floor, caption=SOURCES * has_published
+        )
+    else:
+        series = "task" if len(config.tasks) > 1 else None
+        published = published_accuracy(config.task) if has_published and not series else None
+        figure = plot_accuracy_by_length(
+            table, series=series, trained_segments=trained, baselines=floor, published=published
+        )
     figure.savefig(folder / "accuracy_by_length.png", dpi=120)
     return figure
 

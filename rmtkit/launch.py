@@ -78,7 +78,7 @@ def evaluate_trained(config: Config) -> dict:
     Returns: the folder under "folder", the scoring rule, and the table by length under "tests".
     Raises:  ConfigError if there is no such model.
     """
-    from rmtkit.experiment import evaluation_folder, load_trained, open_builder, open_problems, published_accuracy
+    from rmtkit.experiment import evaluation_folder, load_trained, open_builder, open_problems
     from rmtkit.generalization import evaluate_lengths, plot_lengths, write_tables
 
     problems = open_problems(config)
@@ -89,8 +89,7 @@ def evaluate_trained(config: Config) -> dict:
     if not is_main():
         return {}
     table = write_tables(config, records, builder, folder)
-    published = published_accuracy(config.task) if len(config.tasks) == 1 else None
-    plot_lengths(config, records, problems, folder, published=published)
+    plot_lengths(config, records, problems, folder, has_published=True)
     return {"folder": str(folder), "scoring_rule": config.scoring, "tests": table.to_dict("records")}
 
 

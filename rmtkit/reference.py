@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from rmtkit.config import PRESETS, PROJECT, Config, ConfigError, resolve
+from rmtkit.formats import sha256
 
 REFERENCE = PROJECT / "outputs" / "reference"
 OF_MODEL = ("num_memory_tokens", "segment_size")  # in the model's config.json; another value would be another model
@@ -24,6 +25,38 @@ OF_RUN = (  # what an evaluation takes from the run that made the model, unless 
 def reference_names() -> list[str]:
     """Return the names of the models in outputs/reference."""
     return sorted(path.parent.name for path in REFERENCE.glob("*/config.json"))
+
+
+def load_reference(name: str):
+    """Load a trained model of outputs/reference, such as "qa1".
+
+    Returns: the model, in eval mode on the CPU, and its tokenizer.
+    Raises:  ConfigError if there is no such model, or its weights are not those that its recipe names.
+    """
+    name = name.removeprefix("reference:")
+    folder = REFERENCE / name
+    if not _has_memory(folder):
+        known = ", ".join(name for name in reference_names() if _has_memory(REFERENCE / name)) or "none"
+        raise ConfigError(f"no trained model {name!r} in outputs/reference; there are: {known}")
+    verify_weights(folder)
+    from transformers import AutoTokenizer
+
+    from rmtkit.kinds import load_model
+
+    return load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _has_memory(folder: Path) -> bool:
+    return None not in (_said_by_model(folder) or {"": None}).values()
+
+
+def verify_weights(folder: Path) -> None:
+    """Compare the weights in a folder with the hashes in its recipe, if it has one. Raises: ConfigError."""
+    path = folder / "recipe.json"
+    recipe = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name, digest in recipe.get("sha256", {}).items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise ConfigError(f"{folder / name} is not what recipe.json says (sha256 {digest[:12]}...); fetch it again")
 
 
 def resolve_reference(name: str) -> str:

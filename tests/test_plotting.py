@@ -67,6 +67,14 @@ def distances():
     return pd.DataFrame(np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))))
 
 
+def results_table():
+    names, lengths = ("rmtkit", "rmtkit, seed 1", "rmtkit, b"), {"10M": 20, "0k": 500, "4k": 500}
+    rows = [(task, name, length) for task in ("qa10", "qa2") for name in names for length in lengths]
+    table = pd.DataFrame(rows, columns=["task", "name", "length"])
+    return table.assign(accuracy=0.5, low=0.4, high=0.6, n=table["length"].map(lengths))
+
+
+SERIES = pd.DataFrame({"task": "qa2", "series": "ARMT", "length": ["0k", "10M", "50M"], "accuracy": [99.0, 80.0, 40.0]})
 FIGURES = {
     "length": lambda: plotting.plot_accuracy_by_length(LENGTHS, trained_segments=(1, 2), published=PUBLISHED),
     "depth": lambda: plotting.plot_accuracy_by_depth(depth_table(), series="num_segments"),
@@ -76,6 +84,7 @@ FIGURES = {
     "states": lambda: plotting.plot_state_distances(distances(), marks={"fact 1": 2, "question": 4}),
     "mass": lambda: plotting.plot_attention_mass(mass_table()),
     "facts": lambda: plotting.plot_fact_positions(facts_table()),
+    "results": lambda: plotting.plot_results(results_table(), SERIES, trained={"qa2": 4096}, caption="Sources: ..."),
     "distributions": lambda: plotting.plot_distributions(distributions_table()),
 }
 
@@ -176,6 +185,25 @@ def test_training_puts_stages_one_after_the_other_and_repeated_steps_once():
     metrics = metrics_table()
     first, second = plotting.plot_training(pd.concat([metrics, metrics.iloc[:2]])).axes[0].lines[::2]
     assert list(first.get_xdata()) == [50, 100, 150] and list(second.get_xdata()) == [200, 250, 300]
+
+
+def test_results_have_a_panel_per_task_with_our_points_and_published_ones():
+    qa2, qa10, empty = FIGURES["results"]().axes
+    assert (qa2.get_title(), qa10.get_title(), empty.axison) == ("qa2", "qa10", False)
+    np.testing.assert_allclose(qa2.containers[0].lines[0].get_xydata(), [[512, 50], [4096, 50], [10_000_000, 50]])
+    (published,) = [line for line in qa2.lines if line.get_label() == "published: ARMT"]
+    np.testing.assert_allclose(published.get_xydata(), [[512, 99], [10_000_000, 80]])  # 50M is beyond our lengths
+    (span,) = qa2.patches
+    assert span.get_x() + span.get_width() == 4096 and not qa10.patches
+
+
+def test_results_name_curves_ours_first_and_count_samples_by_length():
+    legend = FIGURES["results"]().axes[-1].get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert (
+        texts[0] == "rmtkit" and texts[-1] == "published: ARMT" and set(texts[1:3]) == {"rmtkit, seed 1", "rmtkit, b"}
+    )
+    assert "n = 500 (0k to 4k),\n20 (10M)" in legend.get_title().get_text()
 
 
 # ---------------------------------------------------------------------- memory

@@ -14,25 +14,26 @@ COLUMNS = 3  # panels in a row
 FACTS_ALONE = 2**9  # where 0k is drawn: a log axis has no zero
 TICKS = ("0k", "1k", "4k", "16k", "64k", "256k", "1M", "10M")
 PLACES = {name: max(size, FACTS_ALONE) for name, size in TOKENS.items()} | {"500k": 2**19, "2M": 2**21}
-OURS = ({"color": COLOURS[0], "marker": "o"}, {"color": "black", "marker": "s"}, {"color": "0.45", "marker": "o"})
-LOOKS = {  # of published series; colours of the colour-blind palette, no two with the same marker
+OURS = ({"color": COLOURS[0], "marker": "o"}, {"color": "black", "marker": "s"})
+SEED = {"color": COLOURS[9], "marker": ".", "linestyle": "", "zorder": 6}  # of another seed: points only
+LOOKS = {  # of published series: recurrent models in colours, language models in grey
     "RMT": {"color": COLOURS[3], "marker": "v"},
-    "RMT-R": {"color": COLOURS[1], "marker": "^"},
+    "RMT-R": {"color": COLOURS[1], "marker": "^", "linestyle": "--"},
     "ARMT": {"color": COLOURS[2], "marker": "D"},
-    "Mamba": {"color": COLOURS[4], "marker": "P"},
-    "GPT-4": {"color": COLOURS[5], "marker": "X"},
-    "Gemini 1.5 Pro": {"color": COLOURS[7], "marker": "*"},
+    "Mamba": {"color": COLOURS[4], "marker": "P", "linestyle": "-."},
+    "GPT-4": {"color": "0.35", "marker": "X", "linestyle": ":"},
+    "Gemini 1.5 Pro": {"color": "0.55", "marker": "*", "linestyle": ":", "markersize": 6},
 }
 
 
 def plot_results(results: pd.DataFrame, published: pd.DataFrame | None = None, *, trained: dict[str, int] | None = None,
-                 baselines: dict[str, float] | None = None) -> Figure:  # fmt: skip
+                 baselines: dict[str, float] | None = None, caption: str = "") -> Figure:  # fmt: skip
     """Draw accuracy by length of one model or several, a panel per task, with published curves.
 
     Args:    results: task, name (of the curve, such as "rmtkit"), length ("0k" .. "10M"), accuracy, low, high, n;
              published: of `rmtkit.results.published_series`: task, series, length, accuracy in per cent;
              trained: task -> tokens of the longest training sample; these lengths are shaded;
-             baselines: name -> accuracy 0..1, horizontal lines in every panel.
+             baselines: name -> accuracy 0..1, horizontal lines in every panel;  caption: a line below all.
     Returns: a figure 10 inches wide for two tasks or more: readable at 100 dpi.
     """
     check_columns(results, "task", "name", "length", "accuracy", "low", "high", "n")
@@ -51,29 +52,42 @@ def plot_results(results: pd.DataFrame, published: pd.DataFrame | None = None, *
         _finish_panel(axis, task)
     for axis in axes.flat[len(tasks) :]:
         axis.set_axis_off()
-    entries = {
-        text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    entries = _legend_entries(axes.flat)
     axes.flat[len(tasks)].legend(list(entries.values()), list(entries), loc="center left", title=_counts(results),
                                  alignment="left", **LEGEND)  # fmt: skip
+    figure.supxlabel(caption, fontsize=8, x=0.01, ha="left")
     return figure
+
+
+def _legend_entries(axes) -> dict:
+    """Return label -> handle of all panels, ours first."""
+    entries = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    signs = ("published: ", ": ", "length of", ", ")  # of what comes the later, the earlier the sign
+    return dict(sorted(entries.items(), key=lambda entry: [sign in entry[0] for sign in signs]))
 
 
 def _draw_task(axis: Axes, results: pd.DataFrame, trained: int) -> None:
     """Draw our curves, above the published ones, and the trained lengths."""
+    curves = {name: rows.assign(place=rows["length"].map(PLACES)).sort_values("place")
+              for name, rows in results.groupby("name", sort=False)}  # fmt: skip
+    number = 0
+    for name, rows in curves.items():
+        if number and ", seed " in name:
+            axis.plot(rows["place"], 100 * rows["accuracy"], markersize=7, label=name, **SEED)
+            continue
+        look = OURS[min(number, len(OURS) - 1)]
+        draw_interval(axis, rows["place"], rows, "accuracy", label=name, markersize=5.5, zorder=5, **look)
+        number += 1
     if trained:
         axis.axvspan(FACTS_ALONE / 1.4, max(trained, FACTS_ALONE * 1.4), color="0.92", zorder=0, linewidth=0,
                      label="length of training samples")  # fmt: skip
-    for number, (name, rows) in enumerate(results.groupby("name", sort=False)):
-        rows = rows.assign(place=rows["length"].map(PLACES)).sort_values("place")
-        look = OURS[min(number, len(OURS) - 1)]
-        draw_interval(axis, rows["place"], rows, "accuracy", label=name, markersize=5.5, zorder=5, **look)
 
 
 def _draw_published(axis: Axes, published: pd.DataFrame) -> None:
     for series, rows in published.groupby("series", sort=False):
         rows = rows.assign(place=rows["length"].map(PLACES)).dropna(subset="place").sort_values("place")
-        axis.plot(rows["place"], rows["accuracy"], markersize=4, linewidth=1, alpha=0.9, label=series, **LOOKS[series])
+        look = {"markersize": 4, "linewidth": 1, **LOOKS[series]}
+        axis.plot(rows["place"], rows["accuracy"], label=f"published: {series}", **look)
 
 
 def _finish_panel(axis: Axes, task: str) -> None:
@@ -81,7 +95,7 @@ def _finish_panel(axis: Axes, task: str) -> None:
     axis.set_xticks([PLACES[name] for name in TICKS], TICKS, fontsize=8)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(title=task, ylim=(-3, 104), xlim=(FACTS_ALONE / 1.4, 1.4 * PLACES["10M"]))
-    axis.set(xlabel="length, tokens of the model", ylabel="accuracy (exact match), %")
+    axis.set(xlabel="length, tokens of the model", ylabel="accuracy, %")
 
 
 def _counts(results: pd.DataFrame) -> str:
@@ -96,4 +110,4 @@ def _counts(results: pd.DataFrame) -> str:
         else:
             groups.append((text, [name]))
     parts = [f"{text} ({' to '.join(dict.fromkeys((names[0], names[-1])))})" for text, names in groups]
-    return "our points with 95 % Wilson intervals,\nn = " + ",\n".join(parts)
+    return "ours: exact match, 95 % intervals,\nn = " + ",\n".join(parts)

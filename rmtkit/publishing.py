@@ -1,0 +1,186 @@
+"""Reference models of finished runs: outputs/reference/NAME, written whole or not at all.
+
+    python -m rmtkit reference --name qa1 --run outputs/runs/A,outputs/runs/B --evaluation outputs/evaluations/qa1-B
+
+Several runs are a chain: each took its backbone from the one before. The files are described in
+outputs/reference/README.md. What says where something lay on the machine is left out of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from rmtkit.config import PROJECT, ConfigError
+from rmtkit.formats import sha256
+from rmtkit.lengths import LENGTHS
+from rmtkit.reference import REFERENCE, resolve_reference, weights_digest
+from rmtkit.runs import read_json, write_json
+
+COLUMNS = ["task", "split", "index", "length", "num_tokens", "num_facts", "fact_depth", "target", "prediction",
+           "is_correct", "rule"]  # fmt: skip
+SIZES = ["length", "num_tokens", "num_characters", "num_fitting", "num_problems", "precision"]
+
+
+def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", evaluation: str | None = None,
+            wanted: dict | None = None, reference: Path = REFERENCE) -> dict:  # fmt: skip
+    """Make outputs/reference/`name` of runs, or add an evaluation to what is there.
+
+    Args:    runs: folders of finished runs, in the order of the chain; none: the model stays;
+             variant: what sets the model apart from the task's first one, such as "question at both ends";
+             evaluation: the folder that `rmtkit.experiment.evaluation_folder` named, with records of this model at
+             lengths by name; of several for one length those with the most samples are taken;
+             wanted: fields that its settings must have, to choose among several;  reference: the folder of them all.
+    Returns: the folder, the weights' hash, and the lengths evaluated.
+    Raises:  ConfigError if a run is not finished, the chain is none, or the records are of other weights.
+    """
+    folder = reference / name
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ConfigError(f"name is {name!r}; expected the name of a folder such as qa1 or qa1-seed1")
+    if not runs and not (folder / "recipe.json").is_file():
+        raise ConfigError(f"{folder} has no recipe.json; give run=FOLDER, a finished run")
+    with _replaced(folder, is_kept=not runs) as new:
+        if runs:
+            _copy_runs([Path(run).expanduser() for run in runs], new, variant)
+        if evaluation:
+            _copy_evaluation(Path(evaluation).expanduser(), new, wanted or {})
+    lengths = [length for length in LENGTHS if (folder / "evaluation" / f"{length}.csv").is_file()]
+    return {"folder": str(folder), "sha256": read_json(folder / "recipe.json")["sha256"], "lengths": lengths}
+
+
+@contextlib.contextmanager
+def _replaced(folder: Path, *, is_kept: bool) -> Iterator[Path]:
+    """Yield a folder, empty or a copy of what is there, that takes the place of `folder` when all went well."""
+    new, old = (folder.with_name(f".{folder.name}.{what}.{os.getpid()}") for what in ("new", "old"))
+    try:
+        shutil.copytree(folder, new) if is_kept else new.mkdir(parents=True)
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------- the model and how it was made
+
+
+def _copy_runs(runs: list[Path], new: Path, variant: str) -> None:
+    """Copy the model of the last run and describe how all of them made it."""
+    described = [_describe_run(run) for run in runs]
+    for before, run, text in zip(runs, runs[1:], described[1:], strict=False):
+        backbone = Path(resolve_reference(text["config"]["backbone"]))
+        if backbone.resolve() != (before / "model").resolve():
+            raise ConfigError(f"{run} began with backbone {backbone}, not with the model of {before}; give the chain")
+    for path in sorted((runs[-1] / "model").iterdir()):
+        shutil.copyfile(path, new / path.name)
+    _write_metrics(runs, new)
+    last = described[-1]["config"]
+    recipe = {
+        "made_by": "python -m rmtkit reference",
+        "task": last["task"],
+        "variant": variant,
+        "seed": last["seed"],
+        "seconds": round(sum(text["seconds"] for text in described), 1),
+        "trained_tokens": max(text["trained_tokens"] for text in described),
+        "sha256": {path.name: sha256(path) for path in sorted(new.glob("*.safetensors"))},
+        "runs": [{**text, "config": without_paths(text["config"])} for text in described],
+    }
+    write_json(new / "recipe.json", recipe)
+
+
+def _describe_run(run: Path) -> dict:
+    if not (run / "result.json").is_file() or not (run / "model" / "config.json").is_file():
+        raise ConfigError(f"{run} is no finished run: it has no result.json, or no model")
+    result, path = read_json(run / "result.json"), run / "environment.json"
+    config = result["config"]
+    return {
+        **{name: result[name] for name in ("config", "scoring_rule", "stages", "tests") if name in result},
+        "seconds": sum(stage.get("seconds", 0.0) for stage in result.get("stages", [])),
+        "trained_tokens": max(config["segments"]) * config["segment_size"],
+        "environment": read_json(path) if path.is_file() else None,
+    }
+
+
+def without_paths(config: dict) -> dict:
+    """Return a configuration without places on this machine: in the project relative to it, elsewhere the last name."""
+    return {name: _without_place(value) if isinstance(value, str) else value for name, value in config.items()}
+
+
+def _without_place(text: str) -> str:
+    path = Path(text)
+    if not path.is_absolute():
+        return text
+    return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else path.name
+
+
+def _write_metrics(runs: list[Path], new: Path) -> None:
+    """Write the validations of all runs, with the number of each, and their curve."""
+    from rmtkit.plotting import plot_training
+
+    texts = [(run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for run in runs]
+    rows = [{"run": number, **json.loads(line)} for number, lines in enumerate(texts) for line in lines if line]
+    (new / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    table = pd.DataFrame([row for row in rows if row.get("split", "validation") == "validation"])
+    if len(table):
+        table["stage"] = table.groupby(["run", "stage"]).ngroup()
+        plot_training(table).savefig(new / "training.png", dpi=100)
+
+
+# ---------------------------------------------------------------------- its evaluation
+
+
+def _copy_evaluation(source: Path, new: Path, wanted: dict) -> None:
+    """Copy the records of every length, compact, with the setting that they were made in."""
+    found = _find_records(source, weights_digest(new), wanted)
+    setting = without_paths(found[0][0]["setting"])
+    folder = new / "evaluation"
+    folder.mkdir(exist_ok=True)
+    if (folder / "setting.json").is_file() and (there := read_json(folder / "setting.json")) != setting:
+        raise ConfigError(f"{new.name} has records of another setting: {_differences(there, setting)}; give run anew")
+    write_json(folder / "setting.json", setting)
+    sizes = {row["length"]: row for row in _read_rows(folder / "lengths.csv")}
+    for about, path in found:  # those with more samples come later
+        records = pd.read_csv(path, keep_default_na=False, na_values={"fact_depth": ["", "nan"]})
+        records["fact_depth"] = records["fact_depth"].round(4)
+        records[COLUMNS].to_csv(folder / f"{about['length']}.csv", index=False)
+        sizes[about["length"]] = {**{name: about[name] for name in SIZES if name in about},
+                                  "num_tokens": round(records["num_tokens"].mean())}  # fmt: skip
+    rows = [sizes[length] for length in LENGTHS if length in sizes]
+    pd.DataFrame(rows, columns=SIZES).to_csv(folder / "lengths.csv", index=False)
+
+
+def _find_records(source: Path, weights: str, wanted: dict) -> list[tuple[dict, Path]]:
+    """Return what is said about the records of these weights, and their files; those with most samples last."""
+    paths = sorted((source / "test").glob("*.json"))
+    found = [(about, path.with_suffix(".csv")) for path in paths if (about := read_json(path)).get("length")]
+    mine = [(about, path) for about, path in found if about["weights"] == weights and path.is_file()]
+    mine = [pair for pair in mine if all(str(pair[0]["setting"].get(k)) == str(v) for k, v in wanted.items())]
+    if not mine:
+        raise ConfigError(
+            f"{source} has no records of this model at lengths by name{f' with {wanted}' if wanted else ''}; "
+            "make them with python -m rmtkit evaluate --checkpoint FOLDER --max_length 1M"
+        )
+    first = mine[0][0]["setting"]
+    for about, _ in mine:
+        if about["setting"] != first:
+            raise ConfigError(
+                f"{source} has records of several settings ({_differences(first, about['setting'])}); "
+                "say which, as --NAME=VALUE"
+            )
+    return sorted(mine, key=lambda pair: pair[0]["num_samples"])
+
+
+def _differences(one: dict, other: dict) -> str:
+    return "; ".join(f"{k}: {one.get(k)!r} or {v!r}" for k, v in other.items() if one.get(k) != v)
+
+
+def _read_rows(path: Path) -> list[dict]:
+    return pd.read_csv(path).to_dict("records") if path.is_file() else []
