@@ -269,8 +269,9 @@ def evaluation_folder(config: Config) -> Path:
     """Return (and create) the folder for evaluations: the run's, or for a `checkpoint` one under outputs_dir."""
     folder = run_folder(config)
     if config.checkpoint:
-        name = Path(config.checkpoint.replace(":", "-")).expanduser()
-        digest = hashlib.blake2b(str(name.absolute()).encode(), digest_size=3).hexdigest()
+        name, is_reference = Path(config.checkpoint.replace(":", "-")).expanduser(), ":" in config.checkpoint
+        place = config.checkpoint if is_reference else str(name.absolute())
+        digest = hashlib.blake2b(place.encode(), digest_size=3).hexdigest()
         folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task_name}-{name.name}-{digest}"
     check_writable(folder)
     return folder

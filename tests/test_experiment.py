@@ -80,6 +80,13 @@ def test_evaluation_folder_of_a_checkpoint_is_not_the_runs(tmp_path):
     assert own != other and other.is_dir()
 
 
+def test_evaluation_folder_of_a_reference_does_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    config = resolve({"outputs_dir": tmp_path, "checkpoint": "reference:qa1"})
+    before = evaluation_folder(config)
+    monkeypatch.chdir(tmp_path)
+    assert evaluation_folder(config) == before
+
+
 def test_reference_backbone_is_what_its_recipe_says():
     import hashlib
 
