@@ -286,7 +286,11 @@ class BabilongBuilder:
         num_background = 0 if num_tokens is None else num_tokens - beyond - num_told
         if not num_background:
             return _interleave(TokenPieces([self._encode("")]), np.zeros(len(told), dtype=np.int64), told)
-        views, starts = self.background.passage_views(split, num_background, rng)
+        if num_background < LAZY_TOKENS:
+            passage, starts = self.background.passage(split, num_background, rng)
+            views = [passage]
+        else:
+            views, starts = self.background.passage_views(split, num_background, rng)
         gaps = np.append(starts, num_background)
         prompt_size = num_head + num_background + num_told + num_tail
         low, high = (share * prompt_size - num_head for share in fact_depth or self.fact_depth)
