@@ -106,7 +106,7 @@ def test_resolve_of_an_unknown_name_suggests_and_lists():
 
 
 def test_resolve_of_an_unknown_preset_lists_the_presets():
-    with pytest.raises(ConfigError, match="'large'; allowed: smoke, tiny, paper"):
+    with pytest.raises(ConfigError, match="'large'; allowed: smoke, tiny, long, paper"):
         resolve({"preset": "large"})
 
 
