@@ -63,8 +63,6 @@ class Config:
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
     num_asides: int = 2  # places of a window where questions are asked aside, which the memory does not see
-    memory_noise: float = 0.0  # added to the memory that a window begins with, at most so many standard deviations
-    keep_weight: float = 0.0  # of the loss on what a memory changes by where nothing is told, beside that on answers
     growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
     batch_size: int = 32  # samples per update
@@ -150,7 +148,7 @@ PAPER = dataclasses.replace(
     test_batch_size=8,
 )  # fmt: skip
 LONG = dataclasses.replace(
-    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16, 64, 256), steps=(200, 400, 400),
+    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(200,),
     window=4, learning_rate=2e-4, matrix_learning_rate=0.01, memory_learning_rate=1e-3, decay_share=0.6,
     precision="bfloat16", eval_steps=100, validation_samples=128, validation_segments=64, best_metric="loss",
     promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
@@ -191,7 +189,7 @@ AT_LEAST = {
     "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1,
-    "memory_noise": 0, "keep_weight": 0, "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
+    "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
     "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
     "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,

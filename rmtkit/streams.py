@@ -14,8 +14,9 @@ questions, as at the end of a sample, and the memory that is carried on has not 
 answers, after any segment, and an older fact cannot be learned from the answer to an earlier question.
 
 Length of a text: its number of windows w is drawn with a density of 1 / w^2, so that each octave of lengths gets the
-same time of reading. Facts lie anywhere in it, or in half of the texts within a part of it, which leaves a long stretch
-of background before and behind them.
+same time of reading; some of the shortest have less background, or none, and end before their window does. Facts lie
+anywhere in a text, or in half of the texts within a part of it, which leaves a long stretch of background before and
+behind them.
 
 Ours; not in the paper. Axis letters: b batch (rows), q asides, t tokens, s segment tokens, k segments of a window,
 m memory tokens, d width.
@@ -40,6 +41,7 @@ from rmtkit.memory.segments import split_segments
 TEXT, WINDOW = 1, 2  # what a random generator is for
 TRIES = 10  # places looked at in search of one where the question fits its segment
 AT_END = 0.5  # share of asides whose question stands where it does in evaluation, where the facts leave the room
+DENSE = 0.5  # share of the shortest texts that have less background than there is room for, down to none
 ANYWHERE = 0.5  # share of texts with facts from beginning to end
 
 
@@ -69,13 +71,6 @@ class Text:
         found = [(n, max(start, int(firsts[n - 1])), min(end, int(lasts[n - 1]))) for n in told]
         return [pause for pause in found if pause[1] <= pause[2]]
 
-    def segments_with_facts(self, start: int, num_segments: int, segment_size: int) -> np.ndarray:
-        """Return which of the segments (k,) from a token on tell a fact or a part of one."""
-        borders = start + segment_size * np.arange(num_segments + 1)
-        begun = np.searchsorted(self.fact_spans[:, 0], borders[1:], side="left")
-        ended = np.searchsorted(self.fact_spans[:, 1], borders[:-1], side="right")
-        return begun > ended
-
 
 @dataclass(frozen=True, slots=True)
 class Aside:
@@ -88,14 +83,11 @@ class Aside:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a row reads in one update: tokens (k * s,), whether a text begins with them, which segments tell a part of
-    a fact (k,), and the questions aside.
-    """
+    """What a row reads in one update: tokens (k * s,), whether a text begins with them, and the questions aside."""
 
     row: int
     tokens: np.ndarray
     is_start: bool
-    has_fact: np.ndarray
     asides: tuple[Aside, ...]
 
 
@@ -128,7 +120,6 @@ class StreamDataset(Dataset):
             row=index % self.config.batch_size,
             tokens=np.concatenate([tokens, padding]),
             is_start=window == 0,
-            has_fact=text.segments_with_facts(start, self.config.window, self.config.segment_size),
             asides=tuple(aside for aside in asides if aside),
         )
 
@@ -153,13 +144,15 @@ class StreamDataset(Dataset):
         problem = self.builder.problems.problem(
             "train", self.first_index + number, num_extra_questions=most, num_questions_between=most
         )
-        shortest = -(-self.builder.num_fixed_tokens(problem) // self.window_size)
+        shortest = -(-self.builder.num_fact_tokens(problem) // self.window_size)
         longest = max(shortest, -(-self.stage.num_segments // config.window))
         share = rng.random()
         num_windows = min(longest, int(1 / (1 / shortest - share * (1 / shortest - 1 / (longest + 1)))))
-        tokens, spans = self.builder.facts_in_text(
-            problem, num_windows * self.window_size, "train", rng, fact_depth=_fact_depth(rng)
-        )
+        num_tokens = num_windows * self.window_size
+        if num_windows == shortest and rng.random() < DENSE:
+            num_facts = self.builder.num_fact_tokens(problem)
+            num_tokens = num_facts + int(rng.random() * (num_tokens - num_facts))
+        tokens, spans = self.builder.facts_in_text(problem, num_tokens, "train", rng, fact_depth=_fact_depth(rng))
         return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:
@@ -201,8 +194,8 @@ def collate_windows(windows: list[Window], pad_token_id: int) -> dict[str, torch
     """Make a training batch.
 
     Returns: input_ids and labels (q, t) of the asides, padded on the right, -100 but at answers; of each its row in
-             the batch and its segment, (q,); text (b, k * s); is_start (b,); has_fact (b, k); rows (b,), which row of
-             the update each row of the batch is.
+             the batch and its segment, (q,); text (b, k * s); is_start (b,); rows (b,), which row of the update each
+             row of the batch is.
     """
     asides = [(row, aside) for row, window in enumerate(windows) for aside in window.asides]
     longest = max((len(aside.tokens) for _, aside in asides), default=1)
@@ -219,54 +212,34 @@ def collate_windows(windows: list[Window], pad_token_id: int) -> dict[str, torch
         "aside_segments": torch.tensor([aside.segment for _, aside in asides], dtype=torch.long),
         "text": torch.from_numpy(np.stack([window.tokens for window in windows]).astype(np.int64)),
         "is_start": torch.tensor([window.is_start for window in windows]),
-        "has_fact": torch.from_numpy(np.stack([window.has_fact for window in windows])),
         "rows": torch.tensor([window.row for window in windows]),
     }
 
 
 class CarriedMemory:
-    """The memory of each row between two updates, (b, m, d) for all rows of an update on this process.
+    """The memory of each row between two updates, (b, m, d) for all rows of an update on this process."""
 
-    Args: noise: at most so many standard deviations are added to what a window begins with; how many is drawn for
-          each row, so that a memory is kept right whether it has been disturbed or not.
-    """
-
-    def __init__(self, num_rows: int, noise: float):
-        self.noise = noise
+    def __init__(self, num_rows: int):
         self.num_rows = num_rows
         self.memory: torch.Tensor | None = None
 
-    def before(self, model: RMTForCausalLM, rows: torch.Tensor, is_start: torch.Tensor, step: int):
-        """Return the memory that the windows of these rows (b,) begin with, M_0 or what is carried, (b, m, d):
-        with noise on what is carried, and without.
-        """
+    def before(self, model: RMTForCausalLM, rows: torch.Tensor, is_start: torch.Tensor) -> torch.Tensor:
+        """Return the memory that the windows of these rows (b,) begin with: M_0 or what is carried, (b, m, d)."""
         initial = model.initial_memory(len(rows))
         if self.memory is None:
             self.memory = initial.detach()[:1].repeat(self.num_rows, 1, 1)
-        carried = self.memory[rows]
-        noisy = carried + self._noise_like(carried, rows, step) if self.noise else carried
-        is_start = is_start[:, None, None]
-        return torch.where(is_start, initial, noisy), torch.where(is_start, initial, carried)
+        return torch.where(is_start[:, None, None], initial, self.memory[rows])
 
     def keep(self, rows: torch.Tensor, memory: torch.Tensor) -> None:
         """Carry the memory (b, m, d) on to the next windows of these rows (b,)."""
         self.memory[rows] = memory.detach()
 
-    def _noise_like(self, carried: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
-        """Draw noise from the number of the update and the first row, whatever has been drawn before."""
-        generator = torch.Generator().manual_seed((step << 20) + int(rows[0]))
-        noise = torch.randn(carried.shape, generator=generator) * torch.rand(len(carried), 1, 1, generator=generator)
-        return (self.noise * carried.float().std() * noise.to(carried.device)).to(carried.dtype)
 
-
-def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, *, target: torch.Tensor | None = None,
-                keep_weight: float = 0.0, num_items=None):  # fmt: skip
-    """Read a window, answer the questions asked aside, and compare what should have been kept with what was.
+def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num_items=None):
+    """Read a window and answer the questions asked aside.
 
     Args:    model: RMTForCausalLM, or what wraps it (DDP);  batch: of `collate_windows`;  memory: what the window
-             begins with, (b, m, d);  target: the same without noise; None: `memory`;
-             keep_weight: of `keep_loss` beside the cross-entropy;
-             num_items: what the cross-entropy is divided by; None: the number of labels.
+             begins with, (b, m, d);  num_items: what the loss is divided by; None: the number of labels.
     Returns: the loss, and the memory after the window, (b, m, d).
     """
     reader = getattr(model, "module", model)
@@ -274,30 +247,8 @@ def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, *, 
     memories = [memory]
     for segment in split_segments(embeddings, reader.config.segment_size):
         memories.append(reader.checkpointed_step(segment, memories[-1], None)[1])
-    loss = 0.0 * memories[-1].sum()  # if nothing can be asked yet: no gradient, but a loss that one can be taken of
-    if keep_weight:
-        is_told = batch["has_fact"].clone()
-        is_told[:, 0] |= batch["is_start"]  # the first segment of a text may turn M_0 into something else
-        loss = loss + keep_weight * keep_loss(memories, memory if target is None else target, is_told)
-    if len(batch["input_ids"]):
-        asked = torch.stack(memories)[batch["aside_segments"], batch["aside_rows"]]
-        loss = loss + model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items).loss
-    return loss, memories[-1]
-
-
-def keep_loss(memories: list[torch.Tensor], target: torch.Tensor, is_told: torch.Tensor) -> torch.Tensor:
-    """Return how far memories are from what they were when something was told last, as a share of their spread.
-
-    A memory that is disturbed has to come back: the target is that without noise, and it stays the same until the next
-    segment that tells something. No gradient passes through targets, or nothing would be written any more.
-
-    Args: memories: M before the window and after each of its segments, (b, m, d) each;  target: M before, without
-          noise, (b, m, d);  is_told (b, k): segments that tell something.
-    """
-    total, target = 0.0, target.detach()
-    for number, memory in enumerate(memories[1:]):
-        is_kept = ~is_told[:, number, None, None]
-        total = total + ((memory - target).float() ** 2 * is_kept).sum()
-        target = torch.where(is_kept, target, memory.detach())
-    num_numbers = (~is_told).sum().clamp(min=1) * target[0].numel()
-    return total / num_numbers / target.float().var()
+    if not len(batch["input_ids"]):  # nothing can be asked yet: no gradient, but a loss that one can be taken of
+        return 0.0 * memories[-1].sum(), memories[-1]
+    asked = torch.stack(memories)[batch["aside_segments"], batch["aside_rows"]]
+    output = model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items)
+    return output.loss, memories[-1]

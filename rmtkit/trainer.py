@@ -30,7 +30,7 @@ class StageTrainer(Trainer):
         self.stage = stage
         self.metrics = metrics
         config = experiment.config
-        self.carried = CarriedMemory(config.batch_size, config.memory_noise) if config.window else None
+        self.carried = CarriedMemory(config.batch_size) if config.window else None
         super().__init__(**arguments)
 
     def _get_train_sampler(self, train_dataset=None):
@@ -47,11 +47,8 @@ class StageTrainer(Trainer):
         if self.carried is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows, reader = inputs["rows"], self.accelerator.unwrap_model(model)
-        noisy, clean = self.carried.before(reader, rows, inputs["is_start"], self.state.global_step)
-        weight = self.experiment.config.keep_weight
-        if num_items_in_batch is not None:  # the parts of an update are added up, not averaged
-            weight /= self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        loss, memory = window_loss(model, inputs, noisy, target=clean, keep_weight=weight, num_items=num_items_in_batch)
+        memory = self.carried.before(reader, rows, inputs["is_start"])
+        loss, memory = window_loss(model, inputs, memory, num_items_in_batch)
         self.carried.keep(rows, memory)
         if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
             loss = loss * self.accelerator.num_processes

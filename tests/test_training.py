@@ -236,7 +236,7 @@ def start_training(parameters: dict) -> subprocess.Popen:
     "more",
     [
         {"growth": "background", "growth_loss": "100"},  # grows with every log
-        {"window": "1", "memory_noise": "0.1", "precision": "bfloat16"},
+        {"window": "1", "precision": "bfloat16"},
     ],
 )
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(small, tmp_path, more):
