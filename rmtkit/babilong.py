@@ -177,11 +177,7 @@ class BabilongBuilder:
     def num_fixed_tokens(self, problem: Problem) -> int:
         """Return the tokens of a prompt that are not background: facts, question, answer mark."""
         ends = [] if self.layout == "authors" else self.question_ends(problem)
-        return self.num_fact_tokens(problem) + sum(len(end) for end in ends)
-
-    def num_fact_tokens(self, problem: Problem) -> int:
-        """Return the tokens of a problem's facts."""
-        return sum(len(self._encode(fact)) for fact in problem.facts)
+        return sum(len(self._encode(fact)) for fact in problem.facts) + sum(len(end) for end in ends)
 
     def _too_long(self, what: str, num_tokens: int | None) -> str:
         limit = self.problems.max_n_facts

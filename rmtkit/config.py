@@ -148,9 +148,9 @@ PAPER = dataclasses.replace(
     test_batch_size=8,
 )  # fmt: skip
 LONG = dataclasses.replace(
-    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(600,),
+    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(200,),
     window=4, learning_rate=2e-4, matrix_learning_rate=0.01, memory_learning_rate=1e-3, decay_share=0.6,
-    precision="bfloat16", eval_steps=200, validation_samples=128, validation_segments=64, best_metric="loss",
+    precision="bfloat16", eval_steps=100, validation_samples=128, validation_segments=64, best_metric="loss",
     promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
 )  # fmt: skip
 PRESETS = {"smoke": SMOKE, "tiny": TINY, "long": LONG, "paper": PAPER}

@@ -14,9 +14,8 @@ questions, as at the end of a sample, and the memory that is carried on has not 
 answers, after any segment, and an older fact cannot be learned from the answer to an earlier question.
 
 Length of a text: its number of windows w is drawn with a density of 1 / w^2, so that each octave of lengths gets the
-same time of reading; some of the shortest have less background, or none, and end before their window does. Facts lie
-anywhere in a text, or in half of the texts within a part of it, which leaves a long stretch of background before and
-behind them.
+same time of reading. Facts lie anywhere in it, or in half of the texts within a part of it, which leaves a long stretch
+of background before and behind them.
 
 Ours; not in the paper. Axis letters: b batch (rows), q asides, t tokens, s segment tokens, k segments of a window,
 m memory tokens, d width.
@@ -41,7 +40,6 @@ from rmtkit.memory.segments import split_segments
 TEXT, WINDOW = 1, 2  # what a random generator is for
 TRIES = 10  # places looked at in search of one where the question fits its segment
 AT_END = 0.5  # share of asides whose question stands where it does in evaluation, where the facts leave the room
-DENSE = 0.5  # share of the shortest texts that have less background than there is room for, down to none
 ANYWHERE = 0.5  # share of texts with facts from beginning to end
 
 
@@ -144,15 +142,13 @@ class StreamDataset(Dataset):
         problem = self.builder.problems.problem(
             "train", self.first_index + number, num_extra_questions=most, num_questions_between=most
         )
-        shortest = -(-self.builder.num_fact_tokens(problem) // self.window_size)
+        shortest = -(-self.builder.num_fixed_tokens(problem) // self.window_size)
         longest = max(shortest, -(-self.stage.num_segments // config.window))
         share = rng.random()
         num_windows = min(longest, int(1 / (1 / shortest - share * (1 / shortest - 1 / (longest + 1)))))
-        num_tokens = num_windows * self.window_size
-        if num_windows == shortest and rng.random() < DENSE:
-            num_facts = self.builder.num_fact_tokens(problem)
-            num_tokens = num_facts + int(rng.random() * (num_tokens - num_facts))
-        tokens, spans = self.builder.facts_in_text(problem, num_tokens, "train", rng, fact_depth=_fact_depth(rng))
+        tokens, spans = self.builder.facts_in_text(
+            problem, num_windows * self.window_size, "train", rng, fact_depth=_fact_depth(rng)
+        )
         return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:

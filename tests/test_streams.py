@@ -85,12 +85,6 @@ def test_half_of_the_questions_stand_where_they_do_in_evaluation(dataset):
     assert 0.3 < at_end < 0.8 and min(ends) < SEGMENT // 2
 
 
-def test_some_texts_are_facts_and_little_else(dataset):
-    texts = [dataset.text(number) for number in range(200)]
-    shares = [(text.fact_spans[:, 1] - text.fact_spans[:, 0]).sum() / len(text.tokens) for text in texts]
-    assert max(shares) > 0.9 and 0.05 < sum(share > 0.5 for share in shares) / 200 < 0.5
-
-
 def test_longer_texts_come_more_seldom(dataset):
     windows = [dataset.text(number).num_windows for number in range(300)]
     assert 0.35 < sum(n == 1 for n in windows) / 300 < 0.65 and max(windows) == 10
