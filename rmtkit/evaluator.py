@@ -151,7 +151,8 @@ class Evaluator:
             evaluate, samples=samples, tokenizer=self.tokenizer, batch_size=self.config.test_batch_size,
             rule=self.config.scoring,
         )  # fmt: skip
-        found = compare_precisions(answered(self.model), answered(fast_copy(self.model, dtype)), str(dtype))
+        exact, fast = (answered(fast_copy(self.model, each)) for each in (torch.float32, dtype))
+        found = compare_precisions(exact, fast, str(dtype))
         return {**found, "num_tokens": size}
 
 

@@ -89,7 +89,7 @@ def resolve_trained(parameters: dict) -> Config:
         return resolve(given)
     folder = checkpoint_folder(given["checkpoint"])
     by_run = {name: value for name, value in _said_by_run(folder).items() if name != "steps" or "segments" not in given}
-    config = resolve({**by_run, **_said_by_model(folder), **given})
+    config = resolve({**by_run, **_said_by_model(folder), "precision": "auto", **given})  # the run's was for training
     check_model(config, folder)
     return config
 

@@ -48,16 +48,18 @@ def _has_bfloat16() -> bool:
 
 
 def fast_copy(model: RMTPreTrainedModel, dtype: torch.dtype) -> RMTPreTrainedModel:
-    """Return a copy for evaluation with all weights in `dtype`; the model itself if they are already.
+    """Return a copy for evaluation with all weights in `dtype`; the model itself if nothing has to be changed.
 
     On a CPU short segments get plain attention. Buffers stay as they are: rotary frequencies are no weights.
     """
-    if all(weight.dtype == dtype for weight in model.parameters()):
+    is_short = model.config.segment_size + 2 * model.config.num_memory_tokens <= SHORT
+    is_plain = model.backbone.config._attn_implementation == "eager" or model.device.type != "cpu" or not is_short
+    if is_plain and all(weight.dtype == dtype for weight in model.parameters()):
         return model
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for weight in fast.parameters():
         weight.data = weight.data.to(dtype)
-    if fast.device.type == "cpu" and model.config.segment_size + 2 * model.config.num_memory_tokens <= SHORT:
+    if not is_plain:
         for part in (fast, fast.backbone):
             part.set_attn_implementation("eager")
     return fast

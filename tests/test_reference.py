@@ -58,3 +58,8 @@ def test_checkpoint_without_memory_is_refused(tmp_path):
 def test_mistyped_parameter_beside_a_checkpoint_is_refused(checkpoint):
     with pytest.raises(ConfigError, match="unknown parameter 'taks'"):
         resolve_trained({"checkpoint": checkpoint, "taks": "qa1"})
+
+
+def test_precision_of_training_is_not_that_of_an_evaluation():
+    assert resolve_trained({"checkpoint": "reference:qa1"}).precision == "auto"
+    assert resolve_trained({"checkpoint": "reference:qa1", "precision": "bfloat16"}).precision == "bfloat16"

@@ -170,9 +170,16 @@ def test_fast_copy_keeps_the_rotary_frequencies_exact(make_model):
         torch.testing.assert_close(rounded, exact, rtol=0, atol=0)
 
 
-def test_fast_copy_of_the_same_precision_is_the_model(make_model):
-    model = make_model()
+def test_fast_copy_is_the_model_where_nothing_has_to_be_changed(make_model):
+    model = make_model(attention="eager")
     assert fast_copy(model, torch.float32) is model
+
+
+def test_fast_copy_of_bfloat16_weights_has_plain_attention_and_float32_is_possible(make_model):
+    model = make_model().bfloat16()
+    fast, exact = fast_copy(model, torch.bfloat16), fast_copy(model, torch.float32)
+    assert fast.backbone.config._attn_implementation == "eager" and fast.memory.dtype is torch.bfloat16
+    assert exact.memory.dtype is torch.float32 and model.backbone.config._attn_implementation == "sdpa"
 
 
 def test_fast_copy_reads_as_the_model_within_its_rounding(make_model, make_tokens):
