@@ -25,7 +25,7 @@ from rmtkit.snapshots import Snapshot
 
 SEGMENTS_AT_ONCE = 16  # copied out of the prompts together, while those before are read
 SHORT = 256  # positions of a segment up to which plain attention is faster on a CPU than torch's fused one (LOG.md)
-FLOPS_TO_COMPILE = 2e13  # two minutes of two cores: compiling takes some 15 seconds and saves a quarter
+FLOPS_TO_COMPILE = 8e12  # two minutes of two cores: compiling takes some 20 seconds and saves half (LOG.md)
 
 
 # ---------------------------------------------------------------------- a copy made for speed
