@@ -50,10 +50,11 @@ def _has_bfloat16() -> bool:
 def fast_copy(model: RMTPreTrainedModel, dtype: torch.dtype) -> RMTPreTrainedModel:
     """Return a copy for evaluation with all weights in `dtype`; the model itself if nothing has to be changed.
 
-    On a CPU short segments get plain attention. Buffers stay as they are: rotary frequencies are no weights.
+    On a CPU short segments get plain attention in bfloat16. Buffers stay: rotary frequencies are no weights.
     """
     is_short = model.config.segment_size + 2 * model.config.num_memory_tokens <= SHORT
-    is_plain = model.backbone.config._attn_implementation == "eager" or model.device.type != "cpu" or not is_short
+    pays = model.device.type == "cpu" and dtype is torch.bfloat16 and is_short
+    is_plain = not pays or model.backbone.config._attn_implementation == "eager"
     if is_plain and all(weight.dtype == dtype for weight in model.parameters()):
         return model
     fast = copy.deepcopy(model).eval().requires_grad_(False)

@@ -43,7 +43,7 @@ def test_train_and_evaluate_write_what_the_notebooks_write(tmp_path, library, ca
     [
         ("--tsak=qa1", "unknown parameter 'tsak' (did you mean 'task'?)"),
         ("--batch_size=many", "batch_size is 'many'; expected a whole number"),
-        ("--preset=big", "preset is 'big'; allowed: smoke, tiny, paper"),
+        ("--preset=big", "preset is 'big'; allowed: smoke, tiny, long, paper"),
         ("qa1", "unexpected argument 'qa1'"),
     ],
 )

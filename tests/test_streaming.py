@@ -171,8 +171,8 @@ def test_fast_copy_keeps_the_rotary_frequencies_exact(make_model):
 
 
 def test_fast_copy_is_the_model_where_nothing_has_to_be_changed(make_model):
-    model = make_model(attention="eager")
-    assert fast_copy(model, torch.float32) is model
+    model, half = make_model(), make_model(attention="eager").bfloat16()
+    assert fast_copy(model, torch.float32) is model and fast_copy(half, torch.bfloat16) is half
 
 
 def test_fast_copy_of_bfloat16_weights_has_plain_attention_and_float32_is_possible(make_model):
