@@ -26,6 +26,8 @@ LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "l
 MEET = """
 from rmtkit.processes import from_main, gather, rank
 open(f"seen-{rank()}", "w").write(f"{from_main(rank)} {gather([rank()])}")
+from torch.distributed import destroy_process_group
+destroy_process_group()  # gloo's threads may abort a process that ends with them
 """
 
 SHARD = """  # the decoder is called once a segment, so its shards are gathered several times in a forward pass
