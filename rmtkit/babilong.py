@@ -194,9 +194,10 @@ class BabilongBuilder:
 
     def question_ends(self, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands before and what stands after the context."""
-        asked, mark = self._asked(problem.task, problem.questions[0]), self._answer_mark()
-        head = self._encode("") if self.question_position == "last" else asked
-        return head, mark if self.question_position == "first" else np.concatenate([asked, mark])
+        question = problem.questions[0]
+        head = self._encode("") if self.question_position == "last" else self._asked(problem.task, question)
+        is_first = self.question_position == "first"
+        return head, self._answer_mark() if is_first else self.asked_alone(question, problem.task)
 
     def _asked(self, task: str, question: Question) -> np.ndarray:
         """Encode a question; the authors keep the file's space before the tab."""
@@ -222,7 +223,7 @@ class BabilongBuilder:
         for number, question in enumerate(problem.questions):
             asked = self._encode("")
             if number:
-                asked = np.concatenate([self._asked(problem.task, question), self._answer_mark()])
+                asked = self.asked_alone(question, problem.task)
             answer = self._answer(question)
             if number and len(tokens) + len(asked) + len(answer) > room:
                 break
@@ -243,7 +244,7 @@ class BabilongBuilder:
             answer_sizes.append(0)
             for question in (q for q in problem.earlier if q.num_facts == number):
                 answer = self._answer(question)
-                piece = np.concatenate([self._asked(problem.task, question), self._answer_mark(), answer])
+                piece = np.concatenate([self.asked_alone(question, problem.task), answer])
                 if room is None or len(piece) <= room:
                     pieces.append(piece)
                     answer_sizes.append(len(answer))

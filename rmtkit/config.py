@@ -38,9 +38,7 @@ class Config:
     balance_answers: bool = False  # generated problems have all answers of a task equally often
     num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
     num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
-    also_ask: str | None = (
-        None  # tasks such as qa1,qa2 whose questions are among these: what qa3 has to know on the way
-    )
+    also_ask: str | None = None  # tasks such as qa1,qa2 whose questions are among these; generated stories
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext

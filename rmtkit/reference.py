@@ -8,11 +8,11 @@ outputs/reference/README.md describes the files of a reference model.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from rmtkit.config import PRESETS, PROJECT, Config, ConfigError, resolve
 from rmtkit.formats import sha256
+from rmtkit.runs import read_json
 
 REFERENCE = PROJECT / "outputs" / "reference"
 OF_MODEL = ("num_memory_tokens", "segment_size")  # in the model's config.json; another value would be another model
@@ -53,7 +53,7 @@ def _has_memory(folder: Path) -> bool:
 def verify_weights(folder: Path) -> None:
     """Compare the weights in a folder with the hashes in its recipe, if it has one. Raises: ConfigError."""
     path = folder / "recipe.json"
-    recipe = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    recipe = read_json(path) if path.is_file() else {}
     for name, digest in recipe.get("sha256", {}).items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise ConfigError(f"{folder / name} is not what recipe.json says (sha256 {digest[:12]}...); fetch it again")
@@ -110,14 +110,14 @@ def _said_by_model(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     return {name: found.get(name) for name in OF_MODEL}
 
 
 def _said_by_run(folder: Path) -> dict:
     """Return the fields of `OF_RUN` in the configuration of the (last) run that made the model in a folder."""
     for path in (folder / "recipe.json", folder / "result.json", folder.parent / "config.json"):
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
         config = found["runs"][-1]["config"] if found.get("runs") else found.get("config")
         if config:
             known = {name: config[name] for name in OF_RUN if config.get(name) is not None}

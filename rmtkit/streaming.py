@@ -61,8 +61,7 @@ def fast_copy(model: RMTPreTrainedModel, dtype: torch.dtype) -> RMTPreTrainedMod
     for weight in fast.parameters():
         weight.data = weight.data.to(dtype)
     if not is_plain:
-        for part in (fast, fast.backbone):
-            part.set_attn_implementation("eager")
+        fast.set_attn_implementation("eager")
     return fast
 
 

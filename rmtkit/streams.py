@@ -158,9 +158,8 @@ class StreamDataset(Dataset):
         pauses = text.pauses(start, min(start + self.window_size + room, len(text.tokens)))
         for _ in range(TRIES if pauses else 0):
             num_facts, first, last = pauses[rng.integers(len(pauses))]
-            questions = [
-                text.questions_after(num_facts)[i] for i in rng.permutation(len(text.questions_after(num_facts)))
-            ]
+            known = text.questions_after(num_facts)
+            questions = tuple(known[i] for i in rng.permutation(len(known)))
             num_told = room - len(self.builder.asked_alone(questions[0], text.problem.task))  # as in evaluation
             places = np.arange(self.config.window + 1) * size + start + num_told
             places = places[(places >= first) & (places <= last)]
@@ -168,7 +167,7 @@ class StreamDataset(Dataset):
             place = int(rng.choice(places) if is_as_evaluated else rng.integers(first, last + 1))
             segment, num_read = divmod(place - start, size)
             if num_read <= num_told:
-                asked, is_answer = self.builder.ask(tuple(questions), text.problem.task, size - num_read)
+                asked, is_answer = self.builder.ask(questions, text.problem.task, size - num_read)
                 read = text.tokens[place - num_read : place]
                 return Aside(segment, np.concatenate([read, asked]), np.append(np.zeros(num_read, bool), is_answer))
         return None

@@ -176,7 +176,6 @@ def choose_precision(model: RMTPreTrainedModel, config: Config) -> None:
     if device.type == "cpu" and resolve_precision(config.precision, device) is torch.bfloat16:
         model.bfloat16()
         model.set_attn_implementation("eager")
-        model.backbone.set_attn_implementation("eager")
 
 
 def training_arguments(config: Config, stage: Stage, device: torch.device) -> TrainingArguments:

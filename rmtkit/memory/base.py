@@ -114,6 +114,7 @@ class RMTPreTrainedModel(PreTrainedModel):
         raise NotImplementedError
 
     def checkpointed_step(self, segment, state, attention_mask):
+        """Do what `step` does; in training with `segment_checkpointing` its activations are computed again later."""
         if not (self.config.segment_checkpointing and self.training and torch.is_grad_enabled()):
             return self.step(segment, state, attention_mask=attention_mask)
         return checkpoint(self.step, segment, state, attention_mask=attention_mask, use_reentrant=False)
