@@ -60,6 +60,7 @@ class Config:
     steps: tuple[int, ...] = (150, 300, 350)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
+    distraction: float = 0.0  # share of these texts' background that pieces of facts are written over
     num_asides: int = 2  # places of a window where questions are asked aside, which the memory does not see
     growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
@@ -186,7 +187,7 @@ AT_LEAST = {
     "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
     "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
-    "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1,
+    "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
     "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
     "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
@@ -194,12 +195,9 @@ AT_LEAST = {
     "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
 AT_MOST = {
-    "seed": 2**32 - 1,
-    "vary_segments": 1,
-    "warmup_share": 1,
-    "decay_share": 1,
+    "seed": 2**32 - 1, "vary_segments": 1, "distraction": 0.5, "warmup_share": 1, "decay_share": 1,
     "fact_depth_end": 1,
-}
+}  # fmt: skip
 
 
 def resolve(parameters: dict | None = None) -> Config:
@@ -288,6 +286,8 @@ def _check_training(config: Config) -> None:
             f"window reads texts on and on, with growth none and question_position last, not {config.growth} and "
             f"{config.question_position}"
         )
+    if config.distraction and not config.window:
+        raise ConfigError("distraction is of texts read on and on; give a window too, such as 4")
     if config.max_grad_norm and config.max_grad_value:
         raise ConfigError(
             f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "

@@ -105,12 +105,13 @@ class TrainingProgress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Open a line for the stage."""
-        self._loss, self._accuracy, self._first = float("nan"), "not yet", (state.global_step, time.monotonic())
+        self._loss, self._accuracy, self._first = "not yet", "not yet", (state.global_step, time.monotonic())
         self.lines.append("")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Take the loss, and the validation accuracy where there is one."""
-        self._loss = (logs or {}).get("loss", self._loss)
+        if logs and "loss" in logs:
+            self._loss = f"{logs['loss']:.3f}"
         if logs and "eval_exact_match" in logs:
             low, high = logs["eval_low"], logs["eval_high"]
             self._accuracy = f"{logs['eval_exact_match']:.3f} [{low:.3f}, {high:.3f}] n={logs['eval_n']}"
@@ -120,7 +121,7 @@ class TrainingProgress(TrainerCallback):
         step, since = self._first
         rate = (state.global_step - step) / max(1e-9, time.monotonic() - since)
         self.lines[-1] = (
-            f"{args.output_dir.rsplit('/', 1)[-1]}: step {state.global_step}/{state.max_steps}, loss {self._loss:.3f}, "
+            f"{args.output_dir.rsplit('/', 1)[-1]}: step {state.global_step}/{state.max_steps}, loss {self._loss}, "
             f"validation exact match {self._accuracy}, {rate:.1f} steps/s, {time.monotonic() - self._started:.0f} s"
         )
         self.display.show("\n".join(self.lines) if self.display._handle else self.lines[-1])

@@ -149,6 +149,7 @@ class StreamDataset(Dataset):
         tokens, spans = self.builder.facts_in_text(
             problem, num_windows * self.window_size, "train", rng, fact_depth=_fact_depth(rng)
         )
+        tokens = distract(tokens, spans, config.distraction, rng)
         return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:
@@ -174,6 +175,26 @@ class StreamDataset(Dataset):
 
     def _rng(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, purpose, self.stage.index, number])
+
+
+def distract(tokens: np.ndarray, fact_spans: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Write pieces of the facts (k, 2) over so many tokens of the background of a text (t,), at places drawn at random.
+
+    A piece is at most half of a fact, and none touches a fact: all that the text tells it tells as before.
+    """
+    is_told = np.zeros(len(tokens) + 1, dtype=np.int64)
+    np.add.at(is_told, fact_spans[:, 0], 1)
+    np.add.at(is_told, fact_spans[:, 1], -1)
+    is_told = np.cumsum(is_told)[:-1] > 0
+    distracted, num_left = tokens.copy(), share * np.count_nonzero(~is_told)
+    while num_left > rng.random():
+        first, last = fact_spans[rng.integers(len(fact_spans))]
+        size = int(rng.integers(1, max(1, (last - first) // 2) + 1))
+        start, place = rng.integers(first, last - size + 1), rng.integers(len(tokens) - size + 1)
+        if not is_told[place : place + size].any():
+            distracted[place : place + size] = tokens[start : start + size]
+        num_left -= size
+    return distracted
 
 
 def _fact_depth(rng: np.random.Generator) -> tuple[float, float]:

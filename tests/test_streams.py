@@ -1,9 +1,11 @@
 """Training on texts read on and on: windows, questions aside, the carried memory, copies of the weights in float32."""
 
 import copy
+import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -13,7 +15,7 @@ from rmtkit.curriculum import Stage
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
 from rmtkit.optimization import WithMasterWeights
-from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, window_loss
+from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, distract, window_loss
 
 SEGMENT, WINDOW, ROWS = 64, 3, 4
 
@@ -83,6 +85,35 @@ def test_half_of_the_questions_stand_where_they_do_in_evaluation(dataset):
     ends = [int(aside.is_answer.argmax()) for index in range(100) for aside in dataset[index].asides]
     at_end = sum(end == SEGMENT - dataset.config.answer_size for end in ends) / len(ends)
     assert 0.3 < at_end < 0.8 and min(ends) < SEGMENT // 2
+
+
+def test_pieces_of_facts_are_written_over_background_and_no_fact_is_touched():
+    tokens, spans = np.zeros(5000, np.uint16), np.array([[100, 106], [106, 113], [4000, 4005]])
+    for first, last in spans:
+        tokens[first:last] = np.arange(first, last)
+    found = distract(tokens, spans, 0.02, np.random.default_rng(0))
+    assert not tokens[:100].any() and all((found[a:b] == tokens[a:b]).all() for a, b in spans)
+    is_written = found != tokens
+    assert 0.015 < is_written.mean() < 0.025
+    text = "".join(chr(token) if written else "." for written, token in zip(is_written, found, strict=True))
+    runs = re.findall(r"[^.]+", text)
+    assert set(map(ord, text)) == {ord("."), *range(100, 113), *range(4000, 4005)}
+    steps = np.concatenate([np.diff([ord(token) for token in run]) for run in runs])
+    assert len(steps) and (steps == 1).mean() > 0.9  # pieces in their order
+    assert max(map(len, runs)) <= 2 * 3  # at most half of a fact; now and then two of them side by side
+
+
+def test_background_is_as_it_is_without_distraction():
+    tokens = np.arange(50, dtype=np.uint16)
+    assert (distract(tokens, np.array([[10, 16]]), 0.0, np.random.default_rng(0)) == tokens).all()
+
+
+def test_training_texts_are_distracted_as_asked(dataset, make_builder):
+    config = dataclasses.replace(dataset.config, distraction=0.05)
+    distracted = StreamDataset(make_builder(answer_size=16), config, dataset.stage)
+    pairs = [(dataset.text(number), distracted.text(number)) for number in range(8)]
+    assert all((one.fact_spans == other.fact_spans).all() for one, other in pairs)
+    assert 0.03 < np.mean(np.concatenate([one.tokens != other.tokens for one, other in pairs])) < 0.06
 
 
 def test_longer_texts_come_more_seldom(dataset):
@@ -193,3 +224,8 @@ def test_schedulers_reach_the_optimizer_inside():
 def test_window_refuses_what_it_cannot_do(more):
     with pytest.raises(ConfigError, match="window reads texts on and on"):
         resolve({"window": 4, **more})
+
+
+def test_distraction_is_refused_where_it_would_do_nothing():
+    with pytest.raises(ConfigError, match="distraction is of texts read on and on"):
+        resolve({"preset": "tiny", "distraction": 0.01})
