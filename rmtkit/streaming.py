@@ -1,4 +1,4 @@
-"""Reading prompts as fast as the machine can: weights in bfloat16, a compiled step, segments cut ahead of time.
+"""Reading prompts as fast as the machine can: weights in bfloat16, a compiled step that computes nothing in vain.
 
 What is computed is `RMTPreTrainedModel.read`; in another data type it is rounded otherwise, which
 `rmtkit.evaluator` checks before it trusts it.
@@ -65,18 +65,100 @@ def fast_copy(model: RMTPreTrainedModel, dtype: torch.dtype) -> RMTPreTrainedMod
     return fast
 
 
-def flops_per_segment(model: RMTForCausalLM, num_tokens: int) -> int:
+def flops_per_segment(model: RMTForCausalLM, num_tokens: int, *, only_writing: bool = False) -> int:
     """Return the floating-point operations of one `step` of a decoder on `num_tokens` tokens and the memory around.
 
     Matrices of the layers: 2 for each weight and position. Attention: 4 x positions x heads x head size for each
     position and layer. The LM head does not count: it is not computed.
+
+    Args: only_writing: as `writer` computes them, whose last layer has keys and values alone but at the write slots.
     """
     config, decoder = model.backbone.config, model.backbone.get_decoder()
     tables = {id(part.weight) for part in decoder.modules() if isinstance(part, torch.nn.Embedding)}
     num_weights = sum(w.numel() for w in decoder.parameters() if w.ndim == 2 and id(w) not in tables)
     positions, heads = num_tokens + 2 * model.config.num_memory_tokens, config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return positions * (2 * num_weights + 4 * positions * heads * head_size * config.num_hidden_layers)
+    attention = 4 * positions * heads * head_size  # of a position in a layer
+    flops = positions * (2 * num_weights + attention * config.num_hidden_layers)
+    if only_writing:
+        last = sum(w.numel() for w in decoder.layers[-1].parameters() if w.ndim == 2)
+        spared = last - sum(w.numel() for w in _keys_and_values(model))
+        flops -= (positions - model.config.num_memory_tokens) * (2 * spared + attention)
+    return flops
+
+
+# ---------------------------------------------------------------------- the last layer
+
+
+class KeptKeys:
+    """The part of transformers' cache that a layer uses, for one layer: it keeps the first keys and values it is given.
+
+    Later calls are answered with those, (b, h, m+s+m, d / h).
+    """
+
+    def __init__(self):
+        self.kept = None
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep keys and values at the first call; return what is kept."""
+        self.kept = self.kept or (keys, values)
+        return self.kept
+
+
+class WritingLayer(torch.nn.Module):
+    """A decoder's last layer (any whose attention asks a cache for keys and values) for the write slots alone.
+
+    Nothing else of its output goes on to the next segment. All positions give keys and values; queries, output and
+    feed-forward are computed for the last m. What the first call computes beyond keys and values is used by nobody,
+    and the compiler leaves it out; without a compiler this is slower than the layer itself.
+    """
+
+    def __init__(self, layer: torch.nn.Module, num_memory_tokens: int):
+        super().__init__()
+        self.layer = layer
+        self.num_memory_tokens = num_memory_tokens
+
+    def forward(self, hidden, attention_mask=None, position_embeddings=None, **_):
+        """Return the hidden states (b, m+s+m, d), new only at the write slots."""
+        m, num_positions, kept = self.num_memory_tokens, hidden.shape[1], KeptKeys()
+        self.layer(hidden, attention_mask=attention_mask, position_embeddings=position_embeddings, past_key_values=kept)
+        if attention_mask is None:  # causal, which for the last queries alone has to be said
+            mask = torch.ones(m, num_positions, dtype=torch.bool, device=hidden.device).tril(num_positions - m)
+        else:
+            mask = attention_mask[:, :, -m:]
+        written = self.layer(
+            hidden[:, -m:], attention_mask=mask, past_key_values=kept,
+            position_embeddings=tuple(part[:, -m:] for part in position_embeddings),
+        )  # fmt: skip
+        return torch.cat([hidden[:, :-m], written], dim=1)
+
+
+def writer(model: RMTForCausalLM) -> RMTForCausalLM:
+    """Return a model with the same weights that writes the same memory and computes no other output of its last layer.
+
+    The model itself if its layers are not of the kind that this works for (tried on a few tokens): Llama's, with
+    `self_attn.k_proj` and rotary positions, as Qwen, Mistral, OLMo and many others have them.
+    """
+    if not _keys_and_values(model) or not model.config.num_memory_tokens:
+        return model
+    tensors = (*model.parameters(), *model.buffers())
+    narrow = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # the same tensors, not copies
+    layers = narrow.backbone.get_decoder().layers
+    layers[-1] = WritingLayer(layers[-1], model.config.num_memory_tokens)
+    probe = torch.arange(4, device=model.device)[None]
+    try:
+        is_same = torch.allclose(_write(narrow, probe, None), _write(model, probe, None), rtol=1e-2, atol=1e-2)
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # a layer that wants something else
+        is_same = False
+    return narrow if is_same else model
+
+
+def _keys_and_values(model: RMTForCausalLM) -> list[torch.Tensor]:
+    """Return the matrices of the last layer's keys and values; none if they are not there under the usual names."""
+    layers = getattr(model.backbone.get_decoder(), "layers", None) or [None]
+    attention = getattr(layers[-1], "self_attn", None)
+    found = [getattr(attention, name, None) for name in ("k_proj", "v_proj")]
+    return [] if None in found else [part.weight for part in found]
 
 
 # ---------------------------------------------------------------------- reading
@@ -95,7 +177,7 @@ class Reader:
     def __init__(self, model: RMTPreTrainedModel, *, on_tokens: Callable[[int, int], None] | None = None,
                  snapshot: Snapshot | None = None):  # fmt: skip
         self.model, self.on_tokens, self.snapshot = model, on_tokens, snapshot
-        self._compiled, self._compiled_shape = None, None
+        self._compiled, self._compiled_shape, self._writer = None, None, model
 
     @torch.inference_mode()
     def compile(self, batch_size: int) -> bool:
@@ -110,7 +192,8 @@ class Reader:
         if problem := _compile_problem(self.model):
             return _say(f"reading without torch.compile: {problem}")
         mode = "reduce-overhead" if self.model.device.type == "cuda" else None  # CUDA graphs
-        compiled = torch.compile(lambda segment, state: _write(self.model, segment, state), dynamic=False, mode=mode)
+        self._writer = writer(self.model)
+        compiled = torch.compile(lambda segment, state: _write(self._writer, segment, state), dynamic=False, mode=mode)
         try:
             compiled(torch.zeros(shape, dtype=torch.long, device=self.model.device), self._first_memory(batch_size))
         except RuntimeError as error:  # torch's and the compiler's own are all of this kind
@@ -137,6 +220,11 @@ class Reader:
             if self.snapshot:
                 self.snapshot.keep(what, state, end)
         return state
+
+    def flops_per_segment(self) -> int:
+        """Return the floating-point operations that a full segment takes it, as `flops_per_segment` counts them."""
+        only_writing = self._compiled is not None and self._writer is not self.model
+        return flops_per_segment(self.model, self.model.config.segment_size, only_writing=only_writing)
 
     def _first_memory(self, batch_size: int) -> torch.Tensor:
         return self.model.initial_memory(batch_size).contiguous()  # compiled code depends on strides

@@ -5,10 +5,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 
 from rmtkit.background import TokenPieces, TokenRows
 from rmtkit.snapshots import Part, Snapshot
-from rmtkit.streaming import Reader, ahead, evaluation_dtype, fast_copy, flops_per_segment
+from rmtkit.streaming import Reader, ahead, evaluation_dtype, fast_copy, flops_per_segment, writer
 
 CPU = torch.device("cpu")
 
@@ -197,11 +198,62 @@ def test_evaluation_dtype_is_bfloat16_where_the_processor_has_it(monkeypatch, ha
     assert evaluation_dtype("float32", CPU) == torch.float32
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_writer_writes_the_same_memory_with_the_same_weights(make_model, make_tokens, name, attention):
+    model = make_model(name, attention=attention)
+    narrow = writer(model)
+    assert narrow is not model and narrow.memory is model.memory
+    assert {id(p) for p in narrow.parameters()} == {id(p) for p in model.parameters()}
+    tokens = make_tokens(3, 13)  # three segments: random weights make much of a rounding
+    torch.testing.assert_close(narrow.read(tokens), model.read(tokens))
+    last = model.backbone.get_decoder().layers[-1]
+    calls = []
+    last.mlp.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0].shape[1]))
+    writer(model).step(torch.ones(2, 5, dtype=torch.long))
+    assert calls[-1] == model.config.num_memory_tokens
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
+def test_writer_leaves_other_decoders_as_they_are(make_model, name):
+    model = make_model(name)
+    assert writer(model) is model and writer(make_model("llama", num_memory_tokens=0)).config.num_memory_tokens == 0
+
+
+def test_writer_is_not_used_where_it_would_write_another_memory(make_model, monkeypatch):
+    model = make_model("qwen3")
+    monkeypatch.setattr("rmtkit.streaming.WritingLayer.forward", lambda self, hidden, **_: 1.1 * hidden)
+    assert writer(model) is model
+
+
+def test_compiled_reader_leaves_out_what_nobody_reads(make_model, rows, monkeypatch):
+    graphs, compiled = [], torch.compile
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    backend = aot_autograd(fw_compiler=keep, inference_compiler=keep)
+    monkeypatch.setattr("torch.compile", lambda function, **_: compiled(function, dynamic=False, backend=backend))
+    model = make_model("llama")
+    reader = Reader(model)
+    assert reader.flops_per_segment() == flops_per_segment(model, 5)
+    assert reader.compile(3) and len(graphs) == 1
+    products = [node for node in graphs[0].graph.nodes if node.target is torch.ops.aten.mm.default]
+    num_rows = [node.meta["val"].shape[0] for node in products]  # all positions of three samples, or their write slots
+    assert num_rows.count(3 * 11) == 7 + 2 and num_rows.count(3 * 3) == len(num_rows) - 9 == 5
+    assert reader.flops_per_segment() == flops_per_segment(model, 5, only_writing=True)
+    torch.testing.assert_close(reader.read(rows), memory_of(model, rows))
+
+
 def test_flops_per_segment_counts_layers_and_attention(make_model):
     model = make_model("llama", segment_size=5)  # 2 layers of width 16, 2 heads of 8, 1 of keys, 32 between
     weights = 2 * (16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 32)
     positions = 5 + 2 * 3
-    assert flops_per_segment(model, 5) == positions * (2 * weights + 4 * positions * 16 * 2)
+    everything = positions * (2 * weights + 4 * positions * 16 * 2)
+    assert flops_per_segment(model, 5) == everything
+    spared = 8 * (2 * (16 * 16 * 2 + 3 * 16 * 32) + 4 * positions * 16)
+    assert flops_per_segment(model, 5, only_writing=True) == everything - spared
 
 
 # ---------------------------------------------------------------- tokens that are copied late

@@ -6,7 +6,7 @@ the machine. A process for each, so that its memory is its own. What differs:
 straightforward   One sample at a time, float32; the causal LM as a whole is called with output_hidden_states=True, and
                   logits and hidden states of all segments are kept and concatenated (the authors' wrapper).
 rmtkit            What `python -m rmtkit evaluate` does: samples side by side, weights in bfloat16 where the processor
-                  has it, a compiled step, nothing kept but the memory.
+                  has it, a compiled step, nothing kept but the memory, nothing computed but what it depends on.
 
 Both read with one precision the same memory: that is checked first. The share of the machine's peak is the
 floating-point operations of `rmtkit.streaming.flops_per_segment` against a large product in the same data type.
@@ -84,26 +84,26 @@ def measure_reader(config: Config, num_tokens: int) -> dict:
     rows = TokenRows([builder.sample("test", index, num_tokens).prompt for index in range(BATCH_SIZE)], num_tokens)
     duration = seconds(lambda: reader.read(rows))
     found = {"compile_s": compile_s if any(compiled) else 0.0}
-    return found | _found(reader.model, BATCH_SIZE * num_tokens, duration)
+    return found | _found(reader.model, BATCH_SIZE * num_tokens, duration, reader.flops_per_segment())
 
 
 def measure_straightforward(config: Config) -> dict:
     """Read one sample as the authors' code does; returns what `measure_reader` does."""
     import torch
 
+    from rmtkit.streaming import flops_per_segment
+
     model, builder = _open(config)
     tokens = torch.from_numpy(builder.sample("test", 0, NUM_STRAIGHTFORWARD).prompt.astype("int64"))[None]
     tokens = tokens.to(model.device)
     with torch.no_grad():
         duration = seconds(lambda: straightforward_outputs(model, tokens))
-    return _found(model, NUM_STRAIGHTFORWARD, duration)
+    return _found(model, NUM_STRAIGHTFORWARD, duration, flops_per_segment(model, SEGMENT_SIZE))
 
 
-def _found(model, num_tokens: int, duration: float) -> dict:
-    """Return what was measured; peak memory first, before the matrices of the machine's peak are there."""
+def _found(model, num_tokens: int, duration: float, flops: int) -> dict:
+    """Return what was measured, with `flops` a segment; peak memory first, before those large matrices."""
     import torch
-
-    from rmtkit.streaming import flops_per_segment
 
     peak_mb = peak_resident_mb() if model.device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, model.dtype)}
@@ -111,7 +111,7 @@ def _found(model, num_tokens: int, duration: float) -> dict:
         "tokens_per_s": num_tokens / duration,
         "peak_mb": peak_mb,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "flops": flops_per_segment(model, SEGMENT_SIZE) * num_tokens / SEGMENT_SIZE / duration,
+        "flops": flops * num_tokens / SEGMENT_SIZE / duration,
         "peaks": {name: matmul_peak(dtype, model.device, PEAK_SIZE) for name, dtype in dtypes.items()},
     }
 
