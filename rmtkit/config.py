@@ -71,6 +71,7 @@ class Config:
     matrix_learning_rate: float = 0.015  # peak, Muon
     memory_learning_rate: float | None = 3e-3  # peak, AdamW on the memory tokens; None: learning_rate
     weight_decay: float = 0.0
+    ema_decay: float = 0.0  # of the average of the weights that is validated and kept; 0: the weights as they are
     trainable: str = "all"  # all, memory (the memory tokens only; the backbone stays as it is)
     schedule: str = "warmup_stable_decay"  # of the learning rates; others see CHOICES
     schedule_horizon: float = 1.0  # the schedule is that of a stage this many times longer (paper: 2)
@@ -190,12 +191,12 @@ AT_LEAST = {
     "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
     "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
-    "weight_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
+    "weight_decay": 0, "ema_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
     "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
     "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
 AT_MOST = {
-    "seed": 2**32 - 1, "vary_segments": 1, "distraction": 0.5, "warmup_share": 1, "decay_share": 1,
+    "seed": 2**32 - 1, "vary_segments": 1, "distraction": 0.5, "ema_decay": 0.9999, "warmup_share": 1, "decay_share": 1,
     "fact_depth_end": 1,
 }  # fmt: skip
 

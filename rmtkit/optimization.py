@@ -6,6 +6,7 @@ steps (outputs/reference/LOG.md). It takes matrices only; embeddings, memory, no
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -55,25 +56,36 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share_groups()
 
 
-class WithMasterWeights(torch.optim.Optimizer):
-    """Another optimizer on float32 copies of a model's bfloat16 weights, which are rounded anew after each update.
+class WithCopies(torch.optim.Optimizer):
+    """Another optimizer on float32 copies of a model's weights, with an average of what they have been.
 
-    bfloat16 has eight bits: most updates of a weight are smaller than its last one and would be lost.
+    Weights in bfloat16 are the copies rounded anew after each update: bfloat16 has eight bits, most updates of a weight
+    are smaller than its last one and would be lost. The average is exponential (Polyak and Juditsky 1992); early in
+    training it forgets faster, with a decay of (1 + n) / (10 + n) after n updates.
 
-    Args:  model: its trainable parameters are updated;  make: returns the optimizer of a model like it, in float32.
+    Args:  model: its trainable parameters are updated;  make: returns the optimizer of a model like it, in float32;
+           ema_decay: what an update leaves of the average, 0: no average.
     """
 
-    def __init__(self, model: torch.nn.Module, make: Callable[[torch.nn.Module], torch.optim.Optimizer]):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        make: Callable[[torch.nn.Module], torch.optim.Optimizer],
+        *,
+        ema_decay: float = 0.0,
+    ):
         master = copy.deepcopy(model).float()
         self.inner = make(master)
         pairs = zip(model.parameters(), master.parameters(), strict=True)
         self._pairs = [(weight, copied) for weight, copied in pairs if weight.requires_grad]
+        self.ema_decay, self.num_updates = ema_decay, 0
+        self._average = [copied.detach().clone() for _, copied in self._pairs] if ema_decay else []
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self.param_groups = self.inner.param_groups  # the very groups that schedulers change here
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Update the copies once by the gradients of the weights, and round them to the weights."""
+        """Update the copies by the gradients of the weights, round them to the weights, and go on with the average."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for weight, copied in self._pairs:
             copied.grad = None if weight.grad is None else weight.grad.to(copied.dtype)
@@ -81,6 +93,10 @@ class WithMasterWeights(torch.optim.Optimizer):
         for weight, copied in self._pairs:
             copied.grad = None
             weight.copy_(copied)
+        decay = min(self.ema_decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        for average, (_, copied) in zip(self._average, self._pairs, strict=self.ema_decay > 0):
+            average.lerp_(copied, 1 - decay)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -88,14 +104,33 @@ class WithMasterWeights(torch.optim.Optimizer):
         for weight, _ in self._pairs:
             weight.grad = None if set_to_none or weight.grad is None else weight.grad.zero_()
 
+    @contextlib.contextmanager
+    def averaged(self):
+        """Give the model the average of its weights, if there is one, until the block ends."""
+        self._set_weights(self._average)
+        yield
+        self._set_weights([copied for _, copied in self._pairs])
+
+    @torch.no_grad()
+    def _set_weights(self, values: list[torch.Tensor]) -> None:
+        for (weight, _), value in zip(self._pairs, values, strict=bool(values)):
+            weight.copy_(value)
+
     def state_dict(self) -> dict:
-        """Return the copies and the state of the optimizer on them."""
-        return {"inner": self.inner.state_dict(), "master": [copied.detach() for _, copied in self._pairs]}
+        """Return the copies, the average and the state of the optimizer on the copies."""
+        return {
+            "inner": self.inner.state_dict(), "master": [copied.detach() for _, copied in self._pairs],
+            "average": self._average, "num_updates": self.num_updates,
+        }  # fmt: skip
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned, and the weights by the copies."""
         self.inner.load_state_dict(state_dict["inner"])
         self.param_groups = self.inner.param_groups
-        for (_, copied), saved in zip(self._pairs, state_dict["master"], strict=True):
+        for (weight, copied), saved in zip(self._pairs, state_dict["master"], strict=True):
             copied.copy_(saved)
+            weight.copy_(copied)
+        for average, saved in zip(self._average, state_dict["average"], strict=True):
+            average.copy_(saved)
+        self.num_updates = state_dict["num_updates"]

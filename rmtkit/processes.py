@@ -71,6 +71,8 @@ def check_processes(config: Config) -> None:
         return
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("FSDP of version 1 is not supported; give accelerate launch --fsdp_version 2, or use DDP")
+    if config.ema_decay:
+        raise ConfigError("ema_decay needs whole weights, which FSDP cuts up; take ema_decay=0, or DDP")
     if config.optimizer == "muon":
         raise ConfigError("optimizer muon needs whole matrices, which FSDP cuts up; take optimizer=adamw, or DDP")
 

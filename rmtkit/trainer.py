@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from rmtkit.config import Config
 from rmtkit.curriculum import Stage
 from rmtkit.experiment import Experiment
 from rmtkit.memory import RMTPreTrainedModel
-from rmtkit.optimization import MuonWithAdamW, WithMasterWeights
+from rmtkit.optimization import MuonWithAdamW, WithCopies
 from rmtkit.processes import is_main, rank
 from rmtkit.sharding import whole_model
 from rmtkit.streams import CarriedMemory, window_loss
@@ -54,6 +56,15 @@ class StageTrainer(Trainer):
             loss = loss * self.accelerator.num_processes
         return loss
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save the average of the weights, if there is one; to go on with, the optimizer has them as they are."""
+        with self._averaged_weights():
+            super().save_model(output_dir, _internal_call)
+
+    def _averaged_weights(self):
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        return optimizer.averaged() if isinstance(optimizer, WithCopies) else contextlib.nullcontext()
+
     def _save_rng_state(self, output_dir):
         """Save with the generators what else this process has to go on with: the carried memory."""
         super()._save_rng_state(output_dir)
@@ -74,7 +85,7 @@ class StageTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Answer the validation samples greedily; log exact match with its interval, and other metrics."""
-        with self.accelerator.autocast():
+        with self._averaged_weights(), self.accelerator.autocast():
             metrics = validate(
                 whole_model(self.model), self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
                 batch_size=self.args.eval_batch_size, metrics=self.metrics,
@@ -98,10 +109,11 @@ def _carried_path(folder: str) -> Path:
 def make_optimizer(model: RMTPreTrainedModel, config: Config) -> torch.optim.Optimizer:
     """Return the optimizer that a configuration names. Matrices for Muon are those inside of repeated layers.
 
-    Of a model whose weights are in bfloat16 it updates copies in float32.
+    Of a model whose weights are in bfloat16 it updates copies in float32, and with `ema_decay` it averages them.
     """
-    if model.memory.dtype is torch.bfloat16:
-        return WithMasterWeights(model, lambda copy: make_optimizer(copy, config))
+    if model.memory.dtype is torch.bfloat16 or config.ema_decay:
+        alone = dataclasses.replace(config, ema_decay=0.0)
+        return WithCopies(model, lambda copy: make_optimizer(copy, alone), ema_decay=config.ema_decay)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     if model.get_output_embeddings() is not None:  # a classifier has none

@@ -181,6 +181,8 @@ def choose_precision(model: RMTPreTrainedModel, config: Config) -> None:
 def training_arguments(config: Config, stage: Stage, device: torch.device) -> TrainingArguments:
     """Translate a configuration into transformers' arguments for one stage."""
     dtype = resolve_precision(config.precision, device)
+    if config.ema_decay and dtype is torch.float16:
+        raise ConfigError("ema_decay goes without float16, whose scaler does not see what is averaged; take bfloat16")
     steps = min(config.eval_steps, stage.max_steps)
     micro = micro_batch_size(config)
     arguments = TrainingArguments(

@@ -14,7 +14,7 @@ from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import Stage
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
-from rmtkit.optimization import WithMasterWeights
+from rmtkit.optimization import WithCopies
 from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, distract, window_loss
 
 SEGMENT, WINDOW, ROWS = 64, 3, 4
@@ -192,7 +192,7 @@ def update(layer, optimizer):
 def test_master_weights_keep_updates_that_bfloat16_would_lose():
     layer, make = make_linear(torch.bfloat16)
     plain, _ = make_linear(torch.bfloat16)
-    before, optimizer, lossy = layer.weight.float(), WithMasterWeights(layer, make), make(plain)
+    before, optimizer, lossy = layer.weight.float(), WithCopies(layer, make), make(plain)
     for _ in range(500):
         update(layer, optimizer)
         update(plain, lossy)
@@ -202,10 +202,10 @@ def test_master_weights_keep_updates_that_bfloat16_would_lose():
 
 def test_master_weights_survive_saving():
     layer, make = make_linear(torch.bfloat16)
-    optimizer = WithMasterWeights(layer, make)
+    optimizer = WithCopies(layer, make)
     update(layer, optimizer)
     other = copy.deepcopy(layer)
-    restored = WithMasterWeights(other, make)
+    restored = WithCopies(other, make)
     restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for _ in range(20):
         update(layer, optimizer)
@@ -213,9 +213,51 @@ def test_master_weights_survive_saving():
     assert torch.equal(layer.weight, other.weight) and layer.weight.dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_average_is_the_exponential_one_of_the_weights(dtype):
+    layer, make = make_linear(dtype)
+    optimizer, expected = WithCopies(layer, make, ema_decay=0.5), layer.weight.detach().double()
+    master = expected.clone()
+    for number in range(20):
+        update(layer, optimizer)
+        master -= 1e-4
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * master
+    now = layer.weight.clone()
+    with optimizer.averaged():
+        torch.testing.assert_close(layer.weight, expected.to(dtype))
+    assert (layer.weight == now).all()
+
+
+def test_without_average_weights_stay_as_they_are():
+    layer, make = make_linear(torch.bfloat16)
+    optimizer = WithCopies(layer, make)
+    update(layer, optimizer)
+    now = layer.weight.clone()
+    with optimizer.averaged():
+        assert (layer.weight == now).all()
+
+
+def test_average_and_weights_survive_saving_and_a_model_that_was_saved_averaged():
+    layer, make = make_linear(torch.float32)
+    optimizer = WithCopies(layer, make, ema_decay=0.9)
+    for _ in range(10):
+        update(layer, optimizer)
+    other, _ = make_linear(torch.float32)
+    with optimizer.averaged():
+        other.load_state_dict(layer.state_dict())
+    restored = WithCopies(other, make, ema_decay=0.9)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one, its in ((layer, optimizer), (other, restored)):
+        update(one, its)
+    assert (layer.weight == other.weight).all()
+    with optimizer.averaged(), restored.averaged():
+        assert (layer.weight == other.weight).all()
+
+
 def test_schedulers_reach_the_optimizer_inside():
     layer, make = make_linear(torch.bfloat16)
-    optimizer = WithMasterWeights(layer, make)
+    optimizer = WithCopies(layer, make)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
     assert optimizer.inner.param_groups[0]["lr"] == 0.5e-4
 
