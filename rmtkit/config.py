@@ -148,11 +148,10 @@ PAPER = dataclasses.replace(
     test_batch_size=8,
 )  # fmt: skip
 LONG = dataclasses.replace(
-    TINY, preset="long", backbone="reference:qa1-tiny", num_questions_between=6, segment_size=128, segments=(16,),
-    steps=(1500,), window=16, num_asides=8, distraction=0.01, batch_size=8, micro_batch_size=8, learning_rate=2e-4,
-    matrix_learning_rate=0.01, memory_learning_rate=1e-3, ema_decay=0.99, decay_share=0.6, precision="bfloat16",
-    eval_steps=250, validation_samples=128, validation_segments=64, best_metric="loss", promote_at=2.0,
-    test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
+    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(250,),
+    window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.01, memory_learning_rate=1e-3,
+    decay_share=0.6, precision="bfloat16", eval_steps=100, validation_samples=128, validation_segments=64,
+    best_metric="loss", promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
 )  # fmt: skip
 PRESETS = {"smoke": SMOKE, "tiny": TINY, "long": LONG, "paper": PAPER}
 PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then a number per stage
