@@ -226,7 +226,7 @@ def test_writer_is_not_used_where_it_would_write_another_memory(make_model, monk
     assert writer(model) is model
 
 
-def test_compiled_reader_leaves_out_what_nobody_reads(make_model, rows, monkeypatch):
+def test_compiled_reader_leaves_out_what_nobody_reads(make_model, make_tokens, monkeypatch):
     graphs, compiled = [], torch.compile
 
     def keep(graph, inputs):
@@ -243,7 +243,8 @@ def test_compiled_reader_leaves_out_what_nobody_reads(make_model, rows, monkeypa
     num_rows = [node.meta["val"].shape[0] for node in products]  # all positions of three samples, or their write slots
     assert num_rows.count(3 * 11) == 7 + 2 and num_rows.count(3 * 3) == len(num_rows) - 9 == 5
     assert reader.flops_per_segment() == flops_per_segment(model, 5, only_writing=True)
-    torch.testing.assert_close(reader.read(rows), memory_of(model, rows))
+    tokens = make_tokens(3, 13)  # two full segments: random weights make much of a rounding
+    torch.testing.assert_close(reader.read(TokenRows(list(tokens.numpy()), 13)), model.read(tokens))
 
 
 def test_flops_per_segment_counts_layers_and_attention(make_model):
