@@ -93,10 +93,11 @@ class WithCopies(torch.optim.Optimizer):
         for weight, copied in self._pairs:
             copied.grad = None
             weight.copy_(copied)
-        decay = min(self.ema_decay, (1 + self.num_updates) / (10 + self.num_updates))
-        self.num_updates += 1
-        for average, (_, copied) in zip(self._average, self._pairs, strict=self.ema_decay > 0):
-            average.lerp_(copied, 1 - decay)
+        if self.ema_decay:
+            decay = min(self.ema_decay, (1 + self.num_updates) / (10 + self.num_updates))
+            for average, (_, copied) in zip(self._average, self._pairs, strict=True):
+                average.lerp_(copied, 1 - decay)
+            self.num_updates += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -107,13 +108,18 @@ class WithCopies(torch.optim.Optimizer):
     @contextlib.contextmanager
     def averaged(self):
         """Give the model the average of its weights, if there is one, until the block ends."""
+        if not self.ema_decay:
+            yield
+            return
         self._set_weights(self._average)
-        yield
-        self._set_weights([copied for _, copied in self._pairs])
+        try:
+            yield
+        finally:
+            self._set_weights([copied for _, copied in self._pairs])
 
     @torch.no_grad()
     def _set_weights(self, values: list[torch.Tensor]) -> None:
-        for (weight, _), value in zip(self._pairs, values, strict=bool(values)):
+        for (weight, _), value in zip(self._pairs, values, strict=True):
             weight.copy_(value)
 
     def state_dict(self) -> dict:
@@ -128,9 +134,9 @@ class WithCopies(torch.optim.Optimizer):
         """Restore what `state_dict` returned, and the weights by the copies."""
         self.inner.load_state_dict(state_dict["inner"])
         self.param_groups = self.inner.param_groups
-        for (weight, copied), saved in zip(self._pairs, state_dict["master"], strict=True):
+        for (_, copied), saved in zip(self._pairs, state_dict["master"], strict=True):
             copied.copy_(saved)
-            weight.copy_(copied)
+        self._set_weights(state_dict["master"])
         for average, saved in zip(self._average, state_dict["average"], strict=True):
             average.copy_(saved)
         self.num_updates = state_dict["num_updates"]

@@ -12,6 +12,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from itertools import dropwhile, islice
 from shutil import which
 
@@ -177,7 +178,12 @@ class Reader:
     def __init__(self, model: RMTPreTrainedModel, *, on_tokens: Callable[[int, int], None] | None = None,
                  snapshot: Snapshot | None = None):  # fmt: skip
         self.model, self.on_tokens, self.snapshot = model, on_tokens, snapshot
-        self._compiled, self._compiled_shape, self._writer = None, None, model
+        self._compiled, self._compiled_shape = None, None
+
+    @cached_property
+    def _writer(self) -> RMTForCausalLM:
+        """What the compiled step calls."""
+        return writer(self.model)
 
     @torch.inference_mode()
     def compile(self, batch_size: int) -> bool:
@@ -192,8 +198,7 @@ class Reader:
         if problem := _compile_problem(self.model):
             return _say(f"reading without torch.compile: {problem}")
         mode = "reduce-overhead" if self.model.device.type == "cuda" else None  # CUDA graphs
-        self._writer = writer(self.model)
-        compiled = torch.compile(lambda segment, state: _write(self._writer, segment, state), dynamic=False, mode=mode)
+        compiled = torch.compile(partial(_write, self._writer), dynamic=False, mode=mode)
         try:
             compiled(torch.zeros(shape, dtype=torch.long, device=self.model.device), self._first_memory(batch_size))
         except RuntimeError as error:  # torch's and the compiler's own are all of this kind
