@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging
 
@@ -232,7 +233,23 @@ def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
         raise ConfigError(f"{folder} answers {known}; task {config.task} has other answers, take the encoder itself")
     for name, value in memory_settings(config).items():
         setattr(model.config, name, value)
+    if config.spread_embeddings:
+        spread_embeddings(model)
     return model
+
+
+@torch.no_grad()
+def spread_embeddings(model: RMTPreTrainedModel) -> None:
+    """Take out of all token embeddings (v, d) what they have in common, and keep their norms.
+
+    Where the embeddings are the output layer, too, training on answers pushes all words that are never an answer the
+    same way, until they differ by little: a task told in such words cannot be learned from there.
+    """
+    weight = model.get_input_embeddings().weight
+    embeddings = weight.double()
+    common = normalize(normalize(embeddings, dim=-1).mean(0), dim=0)
+    spread = embeddings - (embeddings @ common)[:, None] * common
+    weight.copy_(normalize(spread, dim=-1) * embeddings.norm(dim=-1, keepdim=True))
 
 
 def model_folder(config: Config) -> Path:
