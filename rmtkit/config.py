@@ -51,7 +51,7 @@ class Config:
     answer_size: int = 16  # tokens of the last segment kept free for answers
     # model
     backbone: str = "reference:backbone"  # our small one, or a folder, or a hub name
-    spread_embeddings: bool = False  # of an RMT that is trained on: for a task told in words that its last one had not
+    spread_embeddings: bool = False  # before training, for a task in words that the backbone never had to tell apart
     num_memory_tokens: int = 8
     segment_size: int = 32  # tokens of text; memory comes on top
     bptt_depth: int | None = None  # segments that gradients pass through; None: all

@@ -204,10 +204,18 @@ def build_model(config: Config) -> RMTPreTrainedModel:
     with _loading("weights", config.backbone):
         backbone_config = AutoConfig.from_pretrained(folder)
         if isinstance(backbone_config, RMTConfig):
-            return _continue_model(folder, config)
-        wrapper = model_class(backbone_config)
-        backbone = _open_classifier(folder, config) if wrapper is RMTForSequenceClassification else folder
-        model = wrapper.from_backbone(backbone, **_wrapper_settings(config, backbone_config))
+            model = _continue_model(folder, config)
+        else:
+            model = _wrap(folder, backbone_config, config)
+    if config.spread_embeddings:
+        spread_embeddings(model)
+    return model
+
+
+def _wrap(folder: str, backbone_config, config: Config) -> RMTPreTrainedModel:
+    wrapper = model_class(backbone_config)
+    backbone = _open_classifier(folder, config) if wrapper is RMTForSequenceClassification else folder
+    model = wrapper.from_backbone(backbone, **_wrapper_settings(config, backbone_config))
     model.reset_memory(torch.Generator().manual_seed(config.seed))
     return model
 
@@ -233,8 +241,6 @@ def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
         raise ConfigError(f"{folder} answers {known}; task {config.task} has other answers, take the encoder itself")
     for name, value in memory_settings(config).items():
         setattr(model.config, name, value)
-    if config.spread_embeddings:
-        spread_embeddings(model)
     return model
 
 

@@ -1,6 +1,7 @@
 """The curriculum: batches of one length, labels, optimizers, resume after a kill."""
 
 import copy
+import dataclasses
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from transformers import TrainerControl, TrainerState
 
 from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
-from rmtkit.experiment import prepare, prompt_size
+from rmtkit.experiment import build_model, prepare, prompt_size
 from rmtkit.kinds import collate
 from rmtkit.optimization import MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
@@ -159,8 +160,6 @@ def test_samples_grow_where_the_log_says_solved(small, tmp_path):
 
 def test_optimizer_gives_matrices_to_muon_and_every_weight_to_one_part(small, tmp_path):
     experiment = make_experiment(small, tmp_path)
-    from rmtkit.experiment import build_model
-
     model = build_model(experiment.config)
     optimizer = make_optimizer(model, experiment.config)
     assert isinstance(optimizer, MuonWithAdamW)
@@ -169,6 +168,29 @@ def test_optimizer_gives_matrices_to_muon_and_every_weight_to_one_part(small, tm
     assert memory[0] is model.memory and len(memory) == 1
     everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(everything) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_spread_embeddings_have_nothing_in_common(small, tmp_path, is_trained):
+    experiment = make_experiment(small, tmp_path)
+    backbone = experiment.config.backbone
+    if is_trained:
+        backbone = str(tmp_path / "rmt")
+        model = build_model(experiment.config)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.add_(0.5)
+        model.save_pretrained(backbone)
+        experiment.tokenizer.save_pretrained(backbone)
+    config = dataclasses.replace(experiment.config, backbone=backbone)
+    before, after = build_model(config), build_model(dataclasses.replace(config, spread_embeddings=True))
+    old, new = before.get_input_embeddings().weight, after.get_input_embeddings().weight
+    torch.testing.assert_close(new.norm(dim=-1), old.norm(dim=-1))
+    one, two = (torch.nn.functional.normalize(w, dim=-1) for w in (old, new))
+    common = torch.nn.functional.normalize(one.mean(0), dim=0)
+    assert (two @ common).abs().max() < 1e-5 and (one @ common).abs().max() > 0.1
+    assert new.data_ptr() == after.get_output_embeddings().weight.data_ptr()  # the output layer is the same matrix
+    changed = {name for name, weight in after.named_parameters() if not weight.equal(before.get_parameter(name))}
+    assert len(changed) == 1
 
 
 def test_optimizer_state_survives_saving():
