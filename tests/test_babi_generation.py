@@ -468,6 +468,21 @@ def test_stories_go_on_until_a_problem_has_enough_facts(task):
     assert 40 <= len(problem.facts) < 80 and len(problem.earlier) > 5
 
 
+@pytest.mark.parametrize("num_facts", [3, 4])
+def test_maps_of_qa4_can_have_a_neighbour_on_every_side(num_facts):
+    for seed in range(100):
+        variation = Variation(min_n_facts=num_facts)
+        problem = generate_problem("qa4", random.Random(seed), variation=variation, num_extra_questions=20)
+        assert len(problem.facts) == num_facts and len({q.text for q in problem.questions}) == 2 * num_facts
+        links = [re.fullmatch(r"The (\w+) is (\w+) of the (\w+)\.", fact).groups() for fact in problem.facts]
+        (middle,) = set.intersection(*({subject, landmark} for subject, _, landmark in links))
+        sides = {side if landmark == middle else OPPOSITE[side] for _, side, landmark in links}
+        places = {subject if landmark == middle else landmark for subject, _, landmark in links}
+        assert len(sides) == len(places) == num_facts
+        answers = {q.answer for q in problem.questions}
+        assert answers == {subject for subject, _, _ in links}
+
+
 @pytest.mark.parametrize("task", ["qa2", "qa6", "qa7", "qa10", "qa18", "qa19"])
 def test_answers_can_be_balanced(task):
     answers = Counter(
@@ -485,7 +500,7 @@ def test_answers_can_be_balanced(task):
         ("qa1", {"num_places": 11}, "qa1: num_places is 11; this task allows 2 to 10"),
         ("qa1", {"num_things": 4}, "num_things is 4, but qa1 has no things; allowed: num_people, num_places"),
         ("qa17", {"num_people": 4}, "qa17 has no people; allowed: num_things"),
-        ("qa4", {"min_n_facts": 3}, "min_n_facts is 3; qa4 allows 2 at most"),
+        ("qa4", {"min_n_facts": 5}, "min_n_facts is 5; qa4 allows 4 at most"),
         ("qa1", {"vocabulary": "french"}, "vocabulary is 'french'; allowed: original, held_out"),
     ],
 )

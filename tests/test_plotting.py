@@ -184,6 +184,7 @@ def test_accuracy_by_depth_draws_a_curve_per_length_over_the_ranges():
 def test_training_puts_stages_one_after_the_other_and_repeated_steps_once():
     metrics = metrics_table()
     first, second = plotting.plot_training(pd.concat([metrics, metrics.iloc[:2]])).axes[0].lines[::2]
+    assert [first.get_label(), second.get_label()] == ["1: 1 segment", "2: 2 segments"]
     assert list(first.get_xdata()) == [50, 100, 150] and list(second.get_xdata()) == [200, 250, 300]
 
 

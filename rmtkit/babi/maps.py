@@ -46,28 +46,43 @@ def _other_pairs(rng: Draws, neighbours: dict[Item, list[Item]]) -> Iterator[tup
 
 
 class PlacesInLine:
-    """Three places on a straight line (qa4).
+    """Three places on a straight line (qa4); in harder worlds up to two more, on the other sides of the middle one.
 
-    The garden is north of the office. / The kitchen is south of the office.
+    The garden is north of the office. / The kitchen is south of the office. / The hallway is east of the office. ...
     """
 
     def __init__(self, rng: Draws, *, words: Words):
+        self.words = words
         self.facts: list[str] = []
         self.clauses: list[Link] = []
-        self.line: list[str] = []  # first, middle, last
+        self.line: list[str] = []  # first, middle, last; then others beside the middle one
         while len(self.line) < 3:
             place = pick(rng, words.places)
             if place not in self.line:
                 self.line.append(place)
         self.direction = pick(rng, DIRECTIONS)  # of the first place, seen from the middle one
+        self.sides = [self.direction, OPPOSITE[self.direction]]  # of the middle place that are taken
 
     def tell(self, rng: Draws) -> None:
         """Tell both neighbouring pairs; an end place is the subject of two facts in three."""
         for subject, landmark in _other_pairs(rng, {0: [1], 1: [0, 2], 2: [1]}):
             direction = self.direction if subject < landmark else OPPOSITE[self.direction]
-            link = Link(len(self.facts), self.line[subject], direction, self.line[landmark])
-            self.clauses.append(link)
-            self.facts.append(f"The {link.place} is {link.direction} of the {link.landmark}.")
+            self._record(self.line[subject], direction, self.line[landmark])
+
+    def tell_more(self, rng: Draws) -> bool:
+        """Tell of a neighbour of the middle place on a side where there is none yet. Returns whether there can be."""
+        places = [place for place in self.words.places if place not in self.line]
+        sides = [side for side in DIRECTIONS if side not in self.sides]
+        if not (places and sides):
+            return False
+        self.line.append(pick(rng, places))
+        self.sides.append(pick(rng, sides))
+        self._record(self.line[-1], self.sides[-1], self.line[1])
+        return True
+
+    def _record(self, place: str, direction: str, landmark: str) -> None:
+        self.clauses.append(Link(len(self.facts), place, direction, landmark))
+        self.facts.append(f"The {place} is {direction} of the {landmark}.")
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class qa4:  # noqa: N801 - a task is called by its name
 
     words: Words
     num_questions: int = 1
-    max_n_facts: int = 2
+    max_n_facts: int = 4  # in the original two
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -91,6 +106,8 @@ class qa4:  # noqa: N801 - a task is called by its name
         """See Task."""
         world.tell(rng)
         yield pick(rng, self._about(world, pick(rng, world.clauses)))
+        while world.tell_more(rng):
+            yield pick(rng, self._about(world, pick(rng, world.clauses)))
 
     def every_question(self, world: PlacesInLine) -> list[Question]:
         """See Task."""

@@ -131,12 +131,13 @@ def plot_training(metrics: pd.DataFrame) -> Figure:
     figure, axes = subplots(7.5, 4)
     axis, before = axes[0, 0], 0
     for number, (_, rows) in enumerate(metrics.groupby("stage")):
-        look, label = curve_look(number), f"{rows['num_segments'].iloc[0]} segments"
+        look, segments = curve_look(number), rows["num_segments"].iloc[0]
+        label = f"{number + 1}: {segments} segment{'' if segments == 1 else 's'}"
         x, before = before + rows["step"], before + rows["step"].iloc[-1]
         axis.plot(x, 100 * rows["exact_match"], markersize=4, label=label, **look)
         axis.fill_between(x, 100 * rows["low"], 100 * rows["high"], color=look["color"], alpha=0.2, linewidth=0)
         axis.axvline(before, color="0.8", linewidth=1, zorder=0)
     axis.set(ylim=(-3, 103), xlim=(0, None), xlabel="updates since the start of the curriculum",
              ylabel=f"validation accuracy (exact match), %\n{counted(metrics['n'])} samples")  # fmt: skip
-    figure.legend(title="curriculum stage", loc="outside right upper", **LEGEND)
+    figure.legend(title="curriculum stage: length", loc="outside right upper", **LEGEND)
     return figure
