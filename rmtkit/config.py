@@ -186,8 +186,7 @@ CHOICES = {
 }
 AT_LEAST = {
     "seed": 0, "max_n_facts": 1, "min_n_facts": 1, "num_people": 1, "num_places": 1, "num_things": 1,
-    "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000,
-    "fact_depth_start": 0,
+    "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
     "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
@@ -297,6 +296,8 @@ def _check_training(config: Config) -> None:
         )
     if config.trainable == "memory" and not config.num_memory_tokens:
         raise ConfigError("trainable memory with num_memory_tokens 0 leaves nothing to train; take some memory tokens")
+    if config.trainable == "memory" and config.spread_embeddings:
+        raise ConfigError("spread_embeddings changes the backbone, which trainable memory keeps; give one of the two")
     names = config.tracker_names
     if set(names) - set(TRACKERS) or len(set(names)) < len(names):
         allowed = f"{', '.join(TRACKERS)}, several of them with commas, or none"

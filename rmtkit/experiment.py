@@ -248,8 +248,9 @@ def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
 def spread_embeddings(model: RMTPreTrainedModel) -> None:
     """Take out of all token embeddings (v, d) what they have in common, and keep their norms.
 
-    Where the embeddings are the output layer, too, training on answers pushes all words that are never an answer the
-    same way, until they differ by little: a task told in such words cannot be learned from there.
+    Where the embeddings are the output layer, too, those of tokens that are never predicted drift into a narrow cone
+    (Gao et al. 2019, arXiv 1907.12009), and a task told in such words is slow to learn. Taking out what dominates them
+    is the remedy of Mu, Bhat and Viswanath 2018 (arXiv 1702.01417); here it is one direction, that of the mean.
     """
     weight = model.get_input_embeddings().weight
     embeddings = weight.double()

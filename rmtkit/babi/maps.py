@@ -45,6 +45,11 @@ def _other_pairs(rng: Draws, neighbours: dict[Item, list[Item]]) -> Iterator[tup
             yield one, two
 
 
+def _tell_link(world: PlacesInLine | MapOfPlaces, place: str, direction: str, landmark: str) -> None:
+    world.clauses.append(Link(len(world.facts), place, direction, landmark))
+    world.facts.append(f"The {place} is {direction} of the {landmark}.")
+
+
 class PlacesInLine:
     """Three places on a straight line (qa4); in harder worlds up to two more, on the other sides of the middle one.
 
@@ -55,34 +60,30 @@ class PlacesInLine:
         self.words = words
         self.facts: list[str] = []
         self.clauses: list[Link] = []
-        self.line: list[str] = []  # first, middle, last; then others beside the middle one
+        self.line: list[str] = []  # first, middle, last
         while len(self.line) < 3:
             place = pick(rng, words.places)
             if place not in self.line:
                 self.line.append(place)
         self.direction = pick(rng, DIRECTIONS)  # of the first place, seen from the middle one
-        self.sides = [self.direction, OPPOSITE[self.direction]]  # of the middle place that are taken
 
     def tell(self, rng: Draws) -> None:
         """Tell both neighbouring pairs; an end place is the subject of two facts in three."""
         for subject, landmark in _other_pairs(rng, {0: [1], 1: [0, 2], 2: [1]}):
             direction = self.direction if subject < landmark else OPPOSITE[self.direction]
-            self._record(self.line[subject], direction, self.line[landmark])
+            _tell_link(self, self.line[subject], direction, self.line[landmark])
 
     def tell_more(self, rng: Draws) -> bool:
         """Tell of a neighbour of the middle place on a side where there is none yet. Returns whether there can be."""
-        places = [place for place in self.words.places if place not in self.line]
-        sides = [side for side in DIRECTIONS if side not in self.sides]
+        middle = self.line[1]
+        told = {place for link in self.clauses for place in (link.place, link.landmark)}
+        taken = {side if landmark == middle else OPPOSITE[side] for _, _, side, landmark in self.clauses}
+        places = [place for place in self.words.places if place not in told]
+        sides = [side for side in DIRECTIONS if side not in taken]
         if not (places and sides):
             return False
-        self.line.append(pick(rng, places))
-        self.sides.append(pick(rng, sides))
-        self._record(self.line[-1], self.sides[-1], self.line[1])
+        _tell_link(self, pick(rng, places), pick(rng, sides), middle)
         return True
-
-    def _record(self, place: str, direction: str, landmark: str) -> None:
-        self.clauses.append(Link(len(self.facts), place, direction, landmark))
-        self.facts.append(f"The {place} is {direction} of the {landmark}.")
 
 
 @dataclass(frozen=True)
@@ -213,9 +214,7 @@ class MapOfPlaces:
         """Tell all links; the end place is the subject most often, and links of ends come early."""
         neighbours = {place: list(directions) for place, directions in self.direction_of.items()}
         for place, landmark in _other_pairs(rng, neighbours):
-            direction = self.direction_of[landmark][place]
-            self.clauses.append(Link(len(self.facts), place, direction, landmark))
-            self.facts.append(f"The {place} is {direction} of the {landmark}.")
+            _tell_link(self, place, self.direction_of[landmark][place], landmark)
 
 
 @dataclass(frozen=True)
