@@ -21,6 +21,7 @@ from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
 from rmtkit.evaluation import batches, evaluate
 from rmtkit.memory import RMTForCausalLM
+from rmtkit.meters import ReadingMeter
 from rmtkit.processes import from_main, is_main, num_processes, rank, share
 from rmtkit.progress import Display, ReadingProgress
 from rmtkit.runs import read_json, write_json
@@ -45,9 +46,12 @@ class Evaluator:
                  display: Display):  # fmt: skip
         self.config, self.model, self.tokenizer, self.builder = config, model, tokenizer, builder
         self.lengths, self.folder, self.display = lengths, folder, display
+        self.reading: dict = {}
 
     def records(self, length, name: str) -> list[dict]:
         """Return the records of this process's share of the samples of one length; what is there is gone on with.
+
+        `reading` is then what it took: of `rmtkit.meters.ReadingMeter.reading`, and how it was computed.
 
         Args: name: of the length's files, another one for whatever changes the records.
         """
@@ -62,6 +66,7 @@ class Evaluator:
         progress = ReadingProgress(self.display, length.label, num_samples * (length.size or 0))
         self._reader.snapshot, self._reader.on_tokens = snapshot, progress.add
         samples = (self.builder.sample("test", index, length.size) for index in indices)
+        meter = ReadingMeter(self.model.device)
         for number, batch in enumerate(ahead(batches(samples, batch_size))):
             if number < len(done):
                 progress.end_batch(sum(len(sample.prompt) for sample in batch), is_saved=True)
@@ -72,6 +77,9 @@ class Evaluator:
             )  # fmt: skip
             done.append(found.to_dict("records"))
             part.append(done[-1])
+            meter.look()
+        how = {"dtype": key["dtype"].removeprefix("torch."), "is_compiled": is_compiled, "batch_size": batch_size}
+        self.reading = {**meter.reading(progress.num_read), **how}
         return [record for batch in done for record in batch]
 
     def forget(self, name: str) -> None:

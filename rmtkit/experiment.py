@@ -11,7 +11,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -25,7 +24,7 @@ from rmtkit.config import Config, ConfigError
 from rmtkit.kinds import load_model, model_class
 from rmtkit.memory import RMTConfig, RMTForSequenceClassification, RMTPreTrainedModel
 from rmtkit.processes import check_processes, is_main, local_device
-from rmtkit.reference import REFERENCE, check_model, checkpoint_folder, resolve_reference, verify_weights
+from rmtkit.reference import check_model, checkpoint_folder, resolve_reference, verify_weights
 from rmtkit.runs import Run, check_writable, open_run, run_folder
 
 NUM_PROBES = 200  # problems looked at before training to see whether they fit
@@ -299,15 +298,6 @@ def evaluation_folder(config: Config) -> Path:
         folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task_name}-{name.name}-{digest}"
     check_writable(folder)
     return folder
-
-
-def published_accuracy(task: str) -> pd.DataFrame:
-    """Return the authors' own RMT results on a task (their log; see the column `source`), to show beside ours."""
-    table = pd.read_csv(REFERENCE / "published_accuracy.csv")
-    is_shown = (
-        (table["task"] == task) & table["model"].str.startswith("RMT") & table["source"].str.contains("2402.10790")
-    )
-    return table[is_shown]
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

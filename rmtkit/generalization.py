@@ -21,13 +21,14 @@ from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
 from rmtkit.evaluation import accuracy_table
 from rmtkit.evaluator import Evaluator
-from rmtkit.experiment import model_folder, prompt_size, published_accuracy
+from rmtkit.experiment import model_folder, prompt_size
 from rmtkit.lengths import LENGTHS, TOKENS, default_samples, lengths_up_to
+from rmtkit.meters import together
 from rmtkit.processes import from_main, gather, is_main
 from rmtkit.progress import Display
 from rmtkit.reference import weights_digest
-from rmtkit.results import SOURCES, published_series
-from rmtkit.runs import environment, write_json
+from rmtkit.results import SOURCES, published_accuracy, published_series
+from rmtkit.runs import environment, read_json, write_json
 
 BY_LENGTH = ["task", "num_segments", "num_tokens"]
 SHARES = ["accuracy", "low", "high"]
@@ -35,6 +36,8 @@ QUARTERS = ["0-25 %", "25-50 %", "50-75 %", "75-100 %"]  # of the sample, where 
 NUM_PROBLEMS = 1000  # problems behind a table, unless asked otherwise
 NUM_MEASURED = 8  # prompts, of MEASURED_TOKENS at most, whose characters are counted
 MEASURED_TOKENS = 2**14
+READING = ["length", "num_segments", "num_tokens", "tokens_per_second", "peak_resident_mb", "peak_cuda_mb", "device",
+           "dtype", "is_compiled", "batch_size", "num_read"]  # fmt: skip
 OF_SAMPLES = (  # the fields that test samples of a length depend on
     "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "num_people", "num_places", "num_things", "vocabulary",
     "balance_answers", "background", "background_path", "background_tokens", "layout", "question_position",
@@ -75,23 +78,29 @@ def _named_length(config: Config, name: str) -> Length:
 def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder, folder: Path) -> pd.DataFrame:
     """Evaluate the test split at every length of `lengths_asked`.
 
-    A length that is done is kept as a CSV file under `folder`/test and not computed again. One whose prompt holds the
-    facts of no problem is left out, with a line that says so.
+    A length that is done is kept as a CSV file under `folder`/test and not computed again; beside it a JSON file says
+    what it is of, and how fast and in how much memory it was read. A length whose prompt holds the facts of no problem
+    is left out, with a line that says so.
 
     Returns: the records of `rmtkit.evaluation.evaluate`, all lengths together; with the column `length` ("4k") in
              front where lengths were asked by name.
     """
     display, parts, lengths = Display(), [], _usable_lengths(config, builder)
     evaluator = Evaluator(config, model, tokenizer, builder, lengths=lengths, folder=folder / "test", display=display)
+    weights = weights_digest(model_folder(config))
     for length in lengths:
-        path = _records_path(config, folder, length)
+        path = _records_path(config, folder, length, weights)
+        about = path.with_suffix(".json")
         if not from_main(path.is_file):
             rows = gather(evaluator.records(length, path.stem))
+            readings = gather([evaluator.reading])
             if is_main():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(about, {**_about(config, builder, length, weights), "reading": together(readings)})
                 _write_records(_as_records(rows, length), path)
             evaluator.forget(path.stem)
-        if length.name and is_main() and not path.with_suffix(".json").is_file():
-            write_json(path.with_suffix(".json"), _about(config, builder, length))
+        elif length.name and is_main() and not about.is_file():
+            write_json(about, _about(config, builder, length, weights))
         parts.append(from_main(lambda path=path: _read_records(path)))
     records = pd.concat(parts, ignore_index=True)
     display.show(summary(records), force=True)
@@ -118,18 +127,18 @@ def _as_records(rows: list[dict], length: Length) -> pd.DataFrame:
 
 
 def _write_records(records: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     records.to_csv(path.with_suffix(".partial"), index=False)
     path.with_suffix(".partial").rename(path)
 
 
-def _about(config: Config, builder: BabilongBuilder, length: Length) -> dict:
+def _about(config: Config, builder: BabilongBuilder, length: Length, weights: str) -> dict:
     """Return what a length's records are of, for those who keep them: the model's weights, the setting, the sizes."""
     setting = {**{name: getattr(config, name) for name in OF_SAMPLES}, "scoring": config.scoring}
-    sizes = describe_lengths([length], builder).iloc[0].drop("length").map(int).to_dict()
-    weights = weights_digest(model_folder(config))
     about = {"length": length.name, "num_samples": length.num_samples, "precision": config.precision}
-    return {**about, "weights": weights, "setting": setting, **sizes, "environment": environment()}
+    about |= {"weights": weights, "setting": setting, "environment": environment()}
+    if length.name:
+        about |= describe_lengths([length], builder).iloc[0].drop("length").map(int).to_dict()
+    return about
 
 
 def _read_records(path: Path) -> pd.DataFrame:
@@ -213,13 +222,32 @@ def summary(records: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
-def _records_path(config: Config, folder: Path, length: Length) -> Path:
+def _records_path(config: Config, folder: Path, length: Length, weights: str) -> Path:
     """Name a file by everything that its numbers depend on; of a checkpoint that is its weights, not its name."""
     of_samples = {name: getattr(config, name) for name in OF_SAMPLES}
-    model = [of_samples, weights_digest(model_folder(config))] if config.checkpoint else identity(config)
+    model = [of_samples, weights] if config.checkpoint else identity(config)
     what = [model, dataclasses.asdict(length), config.precision, config.scoring]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=5).hexdigest()
     return folder / "test" / f"{length.label.replace(' ', '-')}-{digest}.csv"
+
+
+def reading_table(config: Config, folder: Path) -> pd.DataFrame:
+    """Return how fast and in how much memory `evaluate_lengths` read each length when it did.
+
+    Returns: length (the label), num_segments, num_tokens (of a prompt; 0: facts alone), tokens_per_second (of all
+             processes together, everything included), peak_resident_mb (of the largest process),
+             peak_cuda_mb (what torch had allocated on a GPU), device, dtype, is_compiled, batch_size (prompts side by
+             side), num_read (tokens). Lengths that were read before this was measured are missing.
+    """
+    weights, rows = weights_digest(model_folder(config)), []
+    for length in lengths_asked(config):
+        path = _records_path(config, folder, length, weights).with_suffix(".json")
+        reading = read_json(path).get("reading") if path.is_file() else None
+        if reading and reading["num_read"]:  # 0: all answers were there already when it was gone on with
+            speed = round(reading["num_read"] / max(reading["seconds"], 1e-3))
+            size = {"length": length.label, "num_segments": length.num_segments, "num_tokens": length.size or 0}
+            rows.append({**size, "tokens_per_second": speed, **reading})
+    return pd.DataFrame(rows, columns=READING)
 
 
 def depth_table(records: pd.DataFrame) -> pd.DataFrame:

@@ -82,6 +82,11 @@ class ReadingProgress:
         self._in_batch += num_read + num_saved
         self.display.show(self.line(time.monotonic() - self._started))
 
+    @property
+    def num_read(self) -> int:
+        """Tokens that this process has read, those from a run before not counted."""
+        return self._read // num_processes()
+
     def end_batch(self, num_tokens: int, *, is_saved: bool = False) -> None:
         """Count what is missing to all tokens of a batch."""
         missing = num_tokens - self._in_batch

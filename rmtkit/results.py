@@ -75,9 +75,20 @@ def _score_again(file: Path) -> dict:
     return {"tokens": round(records["num_tokens"].mean()), **counts}
 
 
+def published_table(reference: Path = REFERENCE) -> pd.DataFrame:
+    """Return all published accuracies: source, model, variant, task, length, segments, accuracy (%), std, n."""
+    return pd.read_csv(reference / "published_accuracy.csv")
+
+
+def published_accuracy(task: str) -> pd.DataFrame:
+    """Return the authors' own RMT results on a task, as they logged them, to show beside ours."""
+    table = published_table()
+    return table[(table["source"] == RMT) & table["model"].str.startswith("RMT") & (table["task"] == task)]
+
+
 def published_series(reference: Path = REFERENCE) -> pd.DataFrame:
     """Return one published curve per task and method, as `SERIES` says: task, series, length, accuracy in per cent."""
-    table = pd.read_csv(reference / "published_accuracy.csv").replace({"length": {"500k": "512k"}})
+    table = published_table(reference).replace({"length": {"500k": "512k"}})
     parts = [_one_source(table, name, *source) for name, sources in SERIES.items() for source in sources]
     return pd.concat(parts).drop_duplicates(["task", "series", "length"])
 

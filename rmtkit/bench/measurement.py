@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
+
+from rmtkit.meters import peak_resident_mb
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -35,20 +35,6 @@ def in_new_process(function: Callable, *arguments):
     """Call a function of a module in a process of its own, whose memory nobody else has used; return its result."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def peak_resident_mb() -> float:
-    """Return the most memory that this process has had, in MB.
-
-    Trap: ru_maxrss of a process begins on Linux with the memory of the one that started it; VmHWM does not.
-    """
-    import resource
-
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 class MemoryGrowth:

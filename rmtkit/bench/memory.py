@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 from rmtkit.config import Config
+from rmtkit.meters import peak_resident_mb
 
-from .measurement import peak_resident_mb, seconds
+from .measurement import seconds
 
 STREAM_SIZES = (10_000, 1_000_000)  # tokens
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 import dataclasses
 
 from rmtkit.config import Config
+from rmtkit.meters import peak_resident_mb
 
-from .measurement import in_new_process, matmul_peak, peak_resident_mb, seconds
+from .measurement import in_new_process, matmul_peak, seconds
 
 SEGMENT_SIZE = 128  # tokens
 BATCH_SIZE = 32  # samples side by side

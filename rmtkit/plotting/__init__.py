@@ -1,30 +1,35 @@
-"""Figures from data frames: accuracy by length and depth, training, attention of the memory, distributions, results.
+"""Figures from data frames: accuracy by length, depth and task, speed and memory, training, attention, distributions.
 
 Every function returns a matplotlib Figure that pyplot does not keep: a notebook shows it once, nothing needs closing,
 `figure.savefig(path)` writes it. No style is changed outside of the figures. Shares 0..1 are drawn in per cent; error
 bars and bands are the 95 % intervals in the columns low and high; n is named in the legend or the title.
 """
 
-from rmtkit.plotting.accuracy import plot_accuracy_by_depth, plot_accuracy_by_length, plot_training
+from rmtkit.plotting.accuracy import plot_accuracy_by_length, plot_training
 from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_floors
+from rmtkit.plotting.heatmaps import plot_accuracy_by_depth, plot_cross_lengths, plot_task_lengths
 from rmtkit.plotting.memory import (
     plot_attention_mass,
     plot_read_attention,
     plot_state_distances,
     plot_write_attention,
 )
+from rmtkit.plotting.reading import plot_reading
 from rmtkit.plotting.results import plot_results
 
 __all__ = [
     "plot_accuracy_by_depth",
     "plot_accuracy_by_length",
     "plot_attention_mass",
+    "plot_cross_lengths",
     "plot_distributions",
     "plot_fact_positions",
     "plot_floors",
     "plot_read_attention",
+    "plot_reading",
     "plot_results",
     "plot_state_distances",
+    "plot_task_lengths",
     "plot_training",
     "plot_write_attention",
 ]

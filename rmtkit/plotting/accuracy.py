@@ -1,4 +1,4 @@
-"""Accuracy by length and by depth, and the course of a training."""
+"""Accuracy by length, and the course of a training."""
 
 from __future__ import annotations
 
@@ -102,22 +102,6 @@ def _draw_published(axis: Axes, published: pd.DataFrame) -> dict[float, str]:
         look = curve_look(number) | {"color": "0.5", "linestyle": LINES[number % len(LINES)]}
         axis.plot(rows["num_tokens"], rows["accuracy"], markersize=4, linewidth=1.3, label=label, **look)
     return dict(zip(drawn["num_tokens"], drawn["length"], strict=True))
-
-
-def plot_accuracy_by_depth(table: pd.DataFrame, *, series: str | None = None, baselines: Baselines = None) -> Figure:
-    """Draw accuracy against the place of the earliest supporting fact in the sample.
-
-    Args:   table: depth (ranges, as `pandas.cut` makes them of the records' fact_depth), accuracy, low, high, n;
-            series: a column that tells several curves apart, such as num_segments;  baselines: name -> accuracy 0..1.
-    Paper:  2402.10790, Fig. 11.
-    """
-    check_columns(table, "depth", "accuracy", "low", "high", "n")
-    figure, axes = subplots(6.5, 4.8)
-    depth = pd.Categorical(table["depth"])
-    _draw_series(axes[0, 0], table, series, pd.Series(depth.codes, index=table.index))
-    axes[0, 0].set_xticks(range(len(depth.categories)), [str(name) for name in depth.categories])
-    axes[0, 0].set_xlabel("where the earliest supporting fact is in the sample (0: first token)")
-    return _finish_accuracy(figure, table, baselines)
 
 
 def plot_training(metrics: pd.DataFrame) -> Figure:
