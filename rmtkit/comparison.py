@@ -116,7 +116,7 @@ def evaluate_stages(config: Config, tokenizer, builder: BabilongBuilder, folder:
         if of_stage is None or not (best / "config.json").is_file():
             continue
         found = _by_segments(evaluate_lengths(of_stage, load_trained(of_stage)[0], tokenizer, builder, folder))
-        parts.append(found.assign(name="a stage of it", trained=trained, segment_size=config.segment_size))
+        parts.append(found.assign(name=f"stage of {THIS_RUN}", trained=trained, segment_size=config.segment_size))
     return pd.concat(parts, ignore_index=True)[CROSS] if parts else None
 
 

@@ -84,21 +84,18 @@ def _by_depth(table: pd.DataFrame, by_length: pd.DataFrame, trained: int) -> str
     """Return how facts of the first and the last quarter are answered, all lengths beyond the trained ones together."""
     names = "length" if "length" in table else "num_segments"
     beyond = by_length[by_length["num_segments"] > trained]
-    where = (
-        f"At the {beyond[names].nunique()} lengths beyond the trained ones together"
-        if len(beyond)
-        else "At all lengths"
-    )
-    rows = table[table[names].isin(beyond[names])] if len(beyond) else table
+    number = beyond[names].nunique()
+    where = "At all lengths together"
+    if number:
+        where = f"At the {number} lengths beyond the trained ones together" if number > 1 else "At the length beyond"
+    rows = table[table[names].isin(beyond[names])] if number else table
     first, last = (_pooled(rows[rows["depth"] == quarter]) for quarter in (QUARTERS[0], QUARTERS[-1]))
     if first is None or last is None:
-        return (
-            f"{where} one of the outer quarters holds the earliest supporting fact of no sample: depth tells nothing."
-        )
+        return f"{where} no sample has its earliest supporting fact in the first, or in the last quarter."
     found = difference(last, first)
     verdict = "beyond chance" if found[1] > 0 or found[2] < 0 else "not beyond chance"
     return (
-        f"{where} together: with the earliest supporting fact in the first quarter of the sample {_share(first)}, "
+        f"{where}: with the earliest supporting fact in the first quarter of the sample {_share(first)}, "
         f"in the last quarter {_share(last)}. Last minus first: {_points(found)}, {verdict}."
     )
 

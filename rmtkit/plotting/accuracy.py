@@ -81,7 +81,7 @@ def _short(num_tokens: float) -> str:
 
 def _thinned(ticks: dict[float, str]) -> dict[float, str]:
     """Leave out ticks whose labels would run into the one on their left."""
-    kept, last, room = {}, 0.0, (max(ticks) / min(ticks)) ** (1 / 17)
+    kept, last, room = {}, 0.0, (max(ticks) / min(ticks)) ** (1 / 14)
     for place in sorted(ticks):
         if place >= last * room:
             kept[place], last = ticks[place], place

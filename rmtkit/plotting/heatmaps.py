@@ -43,8 +43,7 @@ def plot_task_lengths(table: pd.DataFrame, published: pd.DataFrame | None = None
         _draw_map(axis, values, _numbers(values), fontsize=8)
         axis.set_xlabel("length of the sample, tokens of the model (0k: facts alone)")
         axis.set_ylabel("task and model")
-        for label in axis.get_yticklabels():
-            label.set_fontweight("bold" if f" {this_run} " in label.get_text() else "normal")
+        _embolden(axis, this_run)
     axes[0, 0].set_title(f"rmtkit, bold: {this_run}; {NO_RESULT}", fontsize=10, loc="left")
     if len(maps) > 1:
         axes[1, 0].set_title(_plain(f"published: {source}"), fontsize=10, loc="left")
@@ -89,11 +88,13 @@ def _with_interval(table: pd.DataFrame) -> list[str]:
             for row in table.itertuples()]  # fmt: skip
 
 
-def plot_cross_lengths(table: pd.DataFrame, published: pd.DataFrame | None = None, *, source: str = "") -> Figure:
+def plot_cross_lengths(table: pd.DataFrame, published: pd.DataFrame | None = None, *,
+                       this_run: str = "this run", source: str = "") -> Figure:  # fmt: skip
     """Draw accuracy by trained (rows) and evaluated segments (columns); dotted squares are on the trained length.
 
     Args:   table: of `rmtkit.comparison.cross_table`: name, trained, segment_size, num_segments, n, accuracy 0..1;
-            published: the same of `published_cross`, drawn below;  source: where that is from.
+            published: the same of `published_cross`, drawn below;  source: where that is from;
+            this_run: the name whose rows are in bold.
     Paper:  2402.10790; the matrix is that of the authors' notebook of results.
     """
     tables = [table] if published is None or published.empty else [table, published]
@@ -106,10 +107,13 @@ def plot_cross_lengths(table: pd.DataFrame, published: pd.DataFrame | None = Non
     for axis, (values, trained) in zip(axes[:, 0], maps, strict=True):
         _draw_map(axis, values, _numbers(values), fontsize=8)
         axis.set(xlabel="evaluated segments", ylabel="trained: segments x tokens")
+        _embolden(axis, this_run)
         for row, number in enumerate(trained):
             if number in values.columns:
                 _mark(axis, values.columns.get_loc(number), row)
-    axes[0, 0].set_title(f"rmtkit; dotted: the longest trained length; {NO_RESULT}", fontsize=10, loc="left")
+    axes[0, 0].set_title(
+        f"rmtkit, bold: {this_run}; dotted: the longest trained length; {NO_RESULT}", fontsize=10, loc="left"
+    )
     if len(maps) > 1:
         axes[1, 0].set_title(_plain(f"published: {source}"), fontsize=10, loc="left")
     return _with_scale(figure, axes)
@@ -161,6 +165,12 @@ def _number(percent: float) -> str:
 def _plain(text: str) -> str:
     """Return a text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
+
+
+def _embolden(axis: Axes, name: str) -> None:
+    """Set the labels of this name's rows, "... name (n = ...", in bold."""
+    for label in axis.get_yticklabels():
+        label.set_fontweight("bold" if f" {name} (" in label.get_text() else "normal")
 
 
 def _mark(axis: Axes, column: int, row: int) -> None:

@@ -45,9 +45,10 @@ def _finish(axis: Axes, table: pd.DataFrame, label: str) -> None:
     axis.set_xscale("log", base=2)
     lengths = table.drop_duplicates("num_tokens")
     step = -(-len(lengths) // 7)
-    names = lengths["length"].str.replace(" segments", "\nseg", regex=False)
+    names = lengths["length"].str.removesuffix(" segments")
+    unit = "tokens" if names.equals(lengths["length"]) else "segments"
     axis.set_xticks(lengths["num_tokens"].iloc[::-step], names.iloc[::-step], fontsize=8)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axis.set(xlabel="length of the sample, tokens", ylabel=label, ylim=(0, 1.15 * axis.dataLim.ymax))
+    axis.set(xlabel=f"length of the sample, {unit}", ylabel=label, ylim=(0, 1.15 * axis.dataLim.ymax))
     axis.legend(loc="lower left", **LEGEND)

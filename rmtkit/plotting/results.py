@@ -40,7 +40,7 @@ def plot_results(results: pd.DataFrame, published: pd.DataFrame | None = None, *
     tasks = sorted(results["task"].unique(), key=lambda task: int(task.removeprefix("qa")))
     columns = min(COLUMNS, len(tasks) + 1)
     rows = -(-(len(tasks) + 1) // columns)
-    figure, axes = subplots(10 if len(tasks) > 1 else 9, 3.5 * rows if len(tasks) > 1 else 4.4, rows, columns)
+    figure, axes = subplots(10 if len(tasks) > 1 else 9, 4.2 * rows if len(tasks) > 1 else 4.8, rows, columns)
     if len(tasks) == 1:
         axes[0, 0].get_gridspec().set_width_ratios([2.6, 1])
     for axis, task in zip(axes.flat, tasks, strict=False):
@@ -95,7 +95,7 @@ def _finish_panel(axis: Axes, task: str) -> None:
     axis.set_xticks([PLACES[name] for name in TICKS], TICKS, fontsize=8)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(title=task, ylim=(-3, 104), xlim=(FACTS_ALONE / 1.4, 1.4 * PLACES["10M"]))
-    axis.set(xlabel="length, tokens of the model", ylabel="accuracy, %")
+    axis.set(xlabel="length, tokens (0k: facts alone)", ylabel="accuracy, %")
 
 
 def _counts(results: pd.DataFrame) -> str:
