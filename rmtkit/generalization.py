@@ -7,10 +7,12 @@ processes (`rmtkit.processes`) each answers its share of the samples; the record
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,7 @@ def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder,
     display, parts, lengths = Display(), [], _usable_lengths(config, builder)
     evaluator = Evaluator(config, model, tokenizer, builder, lengths=lengths, folder=folder / "test", display=display)
     weights = weights_digest(model_folder(config))
+    sizes = functools.cache(lambda: describe_lengths(lengths, builder).set_index("length"))
     for length in lengths:
         path = _records_path(config, folder, length, weights)
         about = path.with_suffix(".json")
@@ -96,11 +99,11 @@ def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder,
             readings = gather([evaluator.reading])
             if is_main():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(about, {**_about(config, builder, length, weights), "reading": together(readings)})
+                write_json(about, {**_about(config, length, weights, sizes), "reading": together(readings)})
                 _write_records(_as_records(rows, length), path)
             evaluator.forget(path.stem)
         elif length.name and is_main() and not about.is_file():
-            write_json(about, _about(config, builder, length, weights))
+            write_json(about, _about(config, length, weights, sizes))
         parts.append(from_main(lambda path=path: _read_records(path)))
     records = pd.concat(parts, ignore_index=True)
     display.show(summary(records), force=True)
@@ -131,13 +134,16 @@ def _write_records(records: pd.DataFrame, path: Path) -> None:
     path.with_suffix(".partial").rename(path)
 
 
-def _about(config: Config, builder: BabilongBuilder, length: Length, weights: str) -> dict:
-    """Return what a length's records are of, for those who keep them: the model's weights, the setting, the sizes."""
+def _about(config: Config, length: Length, weights: str, sizes: Callable[[], pd.DataFrame]) -> dict:
+    """Return what a length's records are of, for those who keep them: the model's weights, the setting, the sizes.
+
+    Args: sizes: returns `describe_lengths` by length; asked for where lengths have names.
+    """
     setting = {**{name: getattr(config, name) for name in OF_SAMPLES}, "scoring": config.scoring}
     about = {"length": length.name, "num_samples": length.num_samples, "precision": config.precision}
     about |= {"weights": weights, "setting": setting, "environment": environment()}
     if length.name:
-        about |= describe_lengths([length], builder).iloc[0].drop("length").map(int).to_dict()
+        about |= sizes().loc[length.label].map(int).to_dict()
     return about
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+KB = 1024 / 1e6  # MB in what the system calls a kB
 
 
 def peak_resident_mb() -> float:
@@ -19,9 +20,9 @@ def peak_resident_mb() -> float:
     import resource
 
     if STATUS.is_file():
-        return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return next(KB * int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    unit = 1e-6 if sys.platform == "darwin" else KB  # bytes there
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def forget_peak() -> bool:

@@ -102,6 +102,15 @@ def test_evaluator_killed_again_and_again_has_the_same_records(make, monkeypatch
     assert len(reached) > 3 and reached == sorted(set(reached))
 
 
+def test_evaluator_measures_what_it_has_read_itself(make):
+    evaluator = make()
+    evaluator.records(LENGTH, "a")
+    assert (evaluator.reading["num_read"], evaluator.reading["batch_size"]) == (10 * 420, 4)
+    assert evaluator.reading["dtype"] == "float32" and not evaluator.reading["is_compiled"]
+    evaluator.records(LENGTH, "a")
+    assert evaluator.reading["num_read"] == 0  # all was there
+
+
 def tokens_of(line):
     return int(line.split()[2].replace(",", ""))
 

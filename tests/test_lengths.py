@@ -11,6 +11,7 @@ from rmtkit.generalization import (
     evaluate_lengths,
     length_table,
     lengths_asked,
+    reading_table,
     write_tables,
 )
 from rmtkit.lengths import LENGTHS, TOKENS, lengths_up_to
@@ -76,6 +77,12 @@ def model(make_backbone, tokenizer):
     return RMTForCausalLM.from_backbone(backbone, num_memory_tokens=2, segment_size=256).eval()
 
 
+@pytest.fixture(autouse=True)
+def few_problems(monkeypatch):
+    """Tables look at fewer problems than usual."""
+    monkeypatch.setattr("rmtkit.generalization.NUM_PROBLEMS", 60)
+
+
 @pytest.fixture
 def evaluated(model, make_builder, tokenizer, tmp_path):
     """A configuration with lengths 0k and 1k, a builder, the records of the model, and their folder."""
@@ -92,6 +99,41 @@ def test_records_name_their_length_and_are_kept(evaluated):
     pd.testing.assert_frame_equal(again, records)
 
 
+def test_speed_and_memory_of_a_length_are_kept_with_it(evaluated):
+    config, builder, records, folder = evaluated
+    table = reading_table(config, folder)
+    assert table["length"].tolist() == ["0k", "1k"] and table["num_tokens"].tolist() == [0, 1008]
+    assert table["num_read"].tolist() == [records["num_tokens"][:3].sum(), 3 * 1008]
+    assert (table["tokens_per_second"] > 0).all() and (table["peak_resident_mb"] > 50).all()
+    assert table[["device", "dtype", "is_compiled", "batch_size"]].values.tolist() == [["cpu", "float32", False, 3]] * 2
+    evaluate_lengths(config, None, None, builder, folder)  # from disk
+    pd.testing.assert_frame_equal(reading_table(config, folder), table)
+
+
+def test_speed_and_memory_that_were_not_measured_are_missing(evaluated):
+    config, builder, _, folder = evaluated
+    (path,) = (folder / "test").glob("1k-*.json")
+    path.unlink()
+    evaluate_lengths(config, None, None, builder, folder)
+    assert path.is_file() and reading_table(config, folder)["length"].tolist() == ["0k"]
+    assert reading_table(resolve({"max_length": "4k"}), folder).empty
+
+
+def test_speed_and_memory_of_lengths_in_segments(model, make_builder, tokenizer, tmp_path):
+    config = resolve({"test_segments": "2", "test_samples": 2, "segment_size": 256, "answer_size": 16})
+    evaluate_lengths(config, model, tokenizer, make_builder(answer_size=16), tmp_path)
+    (row,) = reading_table(config, tmp_path).to_dict("records")
+    assert (row["length"], row["num_tokens"], row["num_read"]) == ("2 segments", 496, 992)
+
+
+def test_weights_are_hashed_once_for_all_lengths(model, make_builder, tokenizer, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr("rmtkit.generalization.weights_digest", lambda folder: folders.append(folder) or "")
+    config = resolve({"max_length": "2k", "num_samples": 1, "segment_size": 256, "checkpoint": tmp_path})
+    evaluate_lengths(config, model, tokenizer, make_builder(answer_size=16), tmp_path)
+    assert folders == [tmp_path]
+
+
 def test_tables_have_a_row_a_length_with_characters_and_problems(evaluated):
     config, builder, records, folder = evaluated
     table = write_tables(config, records, builder, folder)
@@ -99,23 +141,23 @@ def test_tables_have_a_row_a_length_with_characters_and_problems(evaluated):
     assert table["num_segments"].tolist() == [1, 4] and set(table["rule"]) == {"exact_match"}
     text = builder.tokenizer.decode(builder.sample("test", 0, 1008).prompt.tolist())
     assert table["num_characters"][1] == pytest.approx(len(text), rel=0.1)
-    assert table[["num_fitting", "num_problems"]].values.tolist() == [[1000, 1000]] * 2
+    assert table[["num_fitting", "num_problems"]].values.tolist() == [[60, 60]] * 2
     assert len(pd.read_csv(folder / "accuracy_by_length.csv")) == 2
 
 
 def test_count_fitting_counts_the_problems_that_fit(make_builder):
     builder = make_builder(task="qa2")
-    problems = [builder.problems.problem("test", i) for i in range(1000)]
-    size = sorted(map(builder.num_fixed_tokens, problems))[499]
+    problems = [builder.problems.problem("test", i) for i in range(60)]
+    size = sorted(map(builder.num_fixed_tokens, problems))[29]
     counts = count_fitting(builder, [None, 1, size])
-    assert counts["num_fitting"].tolist()[:2] == [1000, 0] and 500 <= counts["num_fitting"][2] < 1000
+    assert counts["num_fitting"].tolist()[:2] == [60, 0] and 30 <= counts["num_fitting"][2] < 60
 
 
 def test_length_that_no_problem_fits_is_left_out(model, make_builder, tokenizer, tmp_path, capsys):
     config = resolve({"max_length": "1k", "num_samples": 3, "segment_size": 1040, "answer_size": 1020})
     records = evaluate_lengths(config, model, tokenizer, make_builder(), tmp_path)
     assert set(records["length"]) == {"0k"}
-    assert "1k: of 1000 test problems 0 fit" in capsys.readouterr().err
+    assert "1k: of 60 test problems 0 fit" in capsys.readouterr().err
     assert describe_lengths(lengths_asked(config), make_builder())["num_characters"].tolist()[1] == 0
 
 

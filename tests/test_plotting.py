@@ -51,6 +51,19 @@ def depth_table():
     return LENGTHS.assign(depth=depth, num_segments=[8, 8, 16, 16])
 
 
+def cross_table():
+    return LENGTHS.assign(name="this run", trained=2, segment_size=32)
+
+
+def task_table():
+    return LENGTHS.assign(task="qa1", name="this run", length=["96", "224", "480", "992"], size=LENGTHS["num_tokens"])
+
+
+def reading_table():
+    how = {"device": "cpu", "dtype": "float32", "is_compiled": False, "tokens_per_second": 5000}
+    return LENGTHS.assign(length=["96", "224", "480", "992"], peak_resident_mb=500.0, peak_cuda_mb=None, **how)
+
+
 def facts_table():
     index = np.repeat(np.arange(50), 4)
     return pd.DataFrame({"index": index, "depth": np.arange(200) / 200, "is_supporting": np.arange(200) % 4 == 0})
@@ -77,7 +90,10 @@ def results_table():
 SERIES = pd.DataFrame({"task": "qa2", "series": "ARMT", "length": ["0k", "10M", "50M"], "accuracy": [99.0, 80.0, 40.0]})
 FIGURES = {
     "length": lambda: plotting.plot_accuracy_by_length(LENGTHS, trained_segments=(1, 2), published=PUBLISHED),
-    "depth": lambda: plotting.plot_accuracy_by_depth(depth_table(), series="num_segments"),
+    "depth": lambda: plotting.plot_accuracy_by_depth(depth_table()),
+    "task": lambda: plotting.plot_task_lengths(task_table(), task_table()),
+    "cross": lambda: plotting.plot_cross_lengths(cross_table(), cross_table()),
+    "reading": lambda: plotting.plot_reading(reading_table()),
     "training": lambda: plotting.plot_training(metrics_table()),
     "write": lambda: plotting.plot_write_attention(write_table()),
     "read": lambda: plotting.plot_read_attention(write_table()),
@@ -173,12 +189,6 @@ def test_accuracy_by_length_names_series_baselines_and_rule():
     figure = plotting.plot_accuracy_by_length(table, series="name", baselines={"majority answer": 0.17})
     assert legend_texts(figure) == ["majority answer: 17 %", "A (n = 90-100)", "B (n = 90-100)"]
     assert figure.axes[0].get_ylabel() == "accuracy (exact match), %"
-
-
-def test_accuracy_by_depth_draws_a_curve_per_length_over_the_ranges():
-    figure = FIGURES["depth"]()
-    np.testing.assert_allclose(curve(figure, "16 segments"), [[0, 60], [1, 40]])
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0-50 %", "50-100 %"]
 
 
 def test_training_puts_stages_one_after_the_other_and_repeated_steps_once():
