@@ -60,10 +60,8 @@ def _by_length(task: str, table: pd.DataFrame, trained: int) -> list[str]:
 
 def _at_longest(beyond: pd.DataFrame, trained: int) -> list[str]:
     longest = beyond.iloc[-1]
-    times = longest["num_segments"] / trained
-    return [
-        f"At the longest length tested, {_place(longest)}, {times:,.3g} times the longest trained: {_share(longest)}."
-    ]
+    times = _times(longest["num_segments"], trained)
+    return [f"At the longest length tested, {_place(longest)}, {times} times the longest trained: {_share(longest)}."]
 
 
 def _first_below(base: pd.Series, beyond: pd.DataFrame) -> str:
@@ -72,12 +70,14 @@ def _first_below(base: pd.Series, beyond: pd.DataFrame) -> str:
     below = next(((row, each) for row, each in found if each[1] > 0), None)
     among = "" if len(found) == 1 else f" (of {len(found)} compared, which is not corrected for)"
     if below:
-        return f"The first length{among} that is below it beyond chance is {_place(below[0])}: {_share(below[0])}, " \
-               f"{_points(below[1])} less."  # fmt: skip
+        where = f"The first length{among} that is below it beyond chance is {_place(below[0])}"
+        return f"{where}: {_share(below[0])}, {_points(below[1])} less."
+    number = len(found)
+    nowhere = f"None of the {number} longer lengths is below it" if number > 1 else "The longer length is not below it"
     row, largest = max(found, key=lambda pair: pair[1][0])
-    longer = "The longer length is" if len(found) == 1 else f"None of the {len(found)} longer lengths is"
-    not_below = " not" if len(found) == 1 else ""
-    return f"{longer}{not_below} below it beyond chance; the largest loss is {_points(largest)}, at {_place(row)}."
+    if largest[0] <= 0:
+        return f"{nowhere}."
+    return f"{nowhere} beyond chance; the largest loss is {_points(largest)}, at {_place(row)}."
 
 
 def _by_depth(table: pd.DataFrame, by_length: pd.DataFrame, trained: int) -> str:

@@ -9,7 +9,7 @@ from rmtkit.generalization import READING, depth_table
 from rmtkit.length_findings import difference, length_findings
 
 CONFIG = resolve({"segments": "2,16", "segment_size": 128})
-SEGMENTS = {"0k": 1, "1k": 8, "2k": 16, "4k": 32, "8k": 64}
+SEGMENTS = {"0k": 1, "1k": 8, "2k": 16, "4k": 32, "8k": 64, "10M": 78125}
 NOTHING_READ = pd.DataFrame(columns=READING)
 
 
@@ -59,6 +59,7 @@ def test_findings_name_the_longest_trained_length_and_the_longest_of_all():
     )
     assert lines[1].startswith("- At the longest length tested, 8k (64 segments, 8,176 tokens), 4 times the longest")
     assert lines[1].endswith("trained: 95.0 % [76.4, 99.1] of 20 answers are right.")
+    assert "4,883 times the longest trained" in findings({"2k": (9, 9), "10M": (9, 9)})[1]
 
 
 def test_findings_say_where_accuracy_first_falls_beyond_chance():
@@ -75,7 +76,10 @@ def test_findings_say_that_no_length_falls_beyond_chance():
         "- None of the 2 longer lengths is below it beyond chance; the largest loss is 3.0 points"
     )
     assert lines[2].endswith(", at 4k (32 segments, 4,080 tokens).")
-    assert findings({"2k": (9, 9), "4k": (9, 9)})[2].startswith("- The longer length is not below it beyond chance;")
+    one_longer = findings({"2k": (9, 9), "4k": (8, 9)})[2]
+    assert one_longer.startswith("- The longer length is not below it beyond chance; the largest loss is 11.1 points")
+    assert findings({"2k": (8, 9), "4k": (8, 9)})[2] == "- The longer length is not below it."
+    assert findings({"2k": (8, 9), "4k": (8, 9), "8k": (9, 9)})[2] == "- None of the 2 longer lengths is below it."
 
 
 def test_findings_of_what_was_not_tested_claim_nothing():

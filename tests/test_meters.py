@@ -48,6 +48,16 @@ def test_meter_says_what_was_read_and_where():
     assert 0 <= reading["seconds"] < 60
 
 
+def test_meter_takes_what_torch_allocated_on_a_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", asked.append)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 12_300_000)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+    gpu = torch.device("cuda")
+    reading = ReadingMeter(gpu).reading(7)
+    assert (reading["peak_cuda_mb"], reading["device"], asked) == (12.3, "a GPU", [gpu])
+
+
 def test_readings_of_processes_together():
     one = {"num_read": 10, "seconds": 2.0, "peak_resident_mb": 500.0, "peak_cuda_mb": 7.0, "dtype": "float32"}
     two = {**one, "num_read": 30, "seconds": 3.0, "peak_resident_mb": 400.0, "peak_cuda_mb": 9.0}
