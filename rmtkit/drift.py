@@ -66,16 +66,16 @@ def lags(num_segments: int) -> list[int]:
 def follow(model, tokenizer, builder: BabilongBuilder, config: Config, *, num_fact_segments: int = 8) -> pd.DataFrame:
     """Read texts with facts at their beginning, and measure at each of `lags` how far the state has moved.
 
-    Returns: a row per text and lag (segments read since the reference): tokens (lag * segment_size), distance (Euclidean
-             of the flattened states, to the reference), in_phase (to the reference after an even lag, to its neighbour
-             after an odd one), scale (mean distance of the reference to those of other texts), target, prediction,
-             is_correct.
+    Returns: a row per text and lag (segments read since the reference): tokens (lag * segment_size), distance
+             (Euclidean of the flattened states, to the reference), in_phase (to the reference after an even lag, to its
+             neighbour after an odd one), scale (mean distance of the reference to those of other texts), target,
+             prediction, is_correct.
     Raises:  ValueError as `rmtkit.probing.tell` does.
     """
     size, num_segments = config.segment_size, drift_segments(config)
     whole = num_fact_segments + num_segments + 1  # one more is asked in
-    texts = tell(builder, "test", config.num_samples or min(NUM_TEXTS, config.test_samples), whole * size,
-                 (0.0, num_fact_segments / whole))  # fmt: skip
+    num_texts = max(2, config.num_samples or min(NUM_TEXTS, config.test_samples))  # two at least: the scale
+    texts = tell(builder, "test", num_texts, whole * size, (0.0, num_fact_segments / whole))
     ends = {lag: (num_fact_segments + lag) * size for lag in lags(num_segments)}
     states = read_at(model, texts, ends.values(), config)
     distances = state_drift({lag: states[end] for lag, end in ends.items()})

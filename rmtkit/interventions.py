@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -265,12 +267,18 @@ def swap_memories(model, samples: Sequence[Sample], memories: torch.Tensor, toke
     for index, other in partner.items():
         given[index, list(slots)] = memories[other, list(slots)]
     order = sorted(partner)
-    asked = [samples[index] for index in order]
+    asked = [_with_room(samples[index], samples[partner[index]]) for index in order]
     predictions = answer_from(model, asked, given[order], tokenizer, batch_size=batch_size)
     others = [samples[partner[index]] for index in order]
     return records_of(asked, predictions).drop(columns="is_correct").assign(
         other=[sample.index for sample in others], other_target=[sample.question.answer for sample in others]
     )  # fmt: skip
+
+
+def _with_room(sample: Sample, other: Sample) -> Sample:
+    """Return a sample whose answer may have as many tokens as the longer one of two: answers are cut at their own."""
+    longer = max(sample, other, key=lambda each: int(np.append(each.is_answer, False).argmin()))
+    return dataclasses.replace(sample, continuation=longer.continuation, is_answer=longer.is_answer)
 
 
 def swap_each(model, samples: Sequence[Sample], memories: torch.Tensor, tokenizer, *, pairs: list[tuple[int, int]],

@@ -78,7 +78,9 @@ def read_states(model: RMTPreTrainedModel, texts: Sequence[Text], *, batch_size:
     """Read texts of equal length and return the memory after every segment, (n, b, m, d) in float32 on the CPU."""
     columns = []
     for start in range(0, len(texts), batch_size):
-        tokens = torch.from_numpy(np.stack([text.tokens for text in texts[start : start + batch_size]]).astype(np.int64))
+        tokens = torch.from_numpy(
+            np.stack([text.tokens for text in texts[start : start + batch_size]]).astype(np.int64)
+        )
         state, states = model.initial_memory(len(tokens)), []
         for segment in tokens.split(model.config.segment_size, dim=1):
             state = model.step(segment.to(model.device), state)[1]

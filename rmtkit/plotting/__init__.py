@@ -10,8 +10,18 @@ from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_f
 from rmtkit.plotting.memory import (
     plot_attention_mass,
     plot_read_attention,
+    plot_segment_attention,
     plot_state_distances,
     plot_write_attention,
+    strongest_layer,
+)
+from rmtkit.plotting.probing import (
+    plot_drift,
+    plot_head_ablation,
+    plot_probe_accuracy,
+    plot_slot_ablation,
+    plot_swap,
+    plot_swap_by_question,
 )
 from rmtkit.plotting.results import plot_results
 
@@ -20,11 +30,19 @@ __all__ = [
     "plot_accuracy_by_length",
     "plot_attention_mass",
     "plot_distributions",
+    "plot_drift",
     "plot_fact_positions",
     "plot_floors",
+    "plot_head_ablation",
+    "plot_probe_accuracy",
     "plot_read_attention",
     "plot_results",
+    "plot_segment_attention",
+    "plot_slot_ablation",
     "plot_state_distances",
+    "plot_swap",
+    "plot_swap_by_question",
     "plot_training",
     "plot_write_attention",
+    "strongest_layer",
 ]
