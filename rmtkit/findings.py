@@ -32,11 +32,12 @@ def distances_finding(distances: pd.DataFrame, marks: dict[str, int]) -> str:
         return "After the last fact too few segments follow to tell whether memory stays as it is."
     one, two = (float(np.diagonal(told, lag).mean()) for lag in (1, 2))
     before = [state for state in range(1, last) if (state - end) % 2 == 0]
-    sentence = f"After the last fact, states two segments apart are {two:.1f} from each other and neighbours {one:.1f}"
-    rhythm = ": memory alternates between two forms" if one > 2 * two else ": memory does not alternate"
+    rhythm = "memory alternates between two forms" if one > 2 * two else "memory does not alternate"
+    sentence = f"After the last fact, states two segments apart are {two:.1f} from each other and neighbours {one:.1f}: {rhythm}"
     if before:
-        sentence += f"; the last state is {values[before, end].mean():.1f} from those before it (same parity)"
-    return f"{sentence}{rhythm} (one sample, {end} segments)."
+        far = values[before, end].mean()
+        sentence += f"; before that fact, states of the last one's parity are {far:.1f} away from it"
+    return f"{sentence} (one sample of {end} segments)."
 
 
 def mass_finding(summary: pd.DataFrame) -> str:
@@ -68,9 +69,7 @@ def probe_finding(by_phase: pd.DataFrame) -> str:
     same, other = (
         by_phase[by_phase["trained_on"] == f"{name} parity"].sort_values("age") for name in ("same", "other")
     )
-    first = same.iloc[0]
-    counted = same[same["n"] >= max(1, same["n"].max() // 10)]
-    last, crossed = counted.iloc[-1], other.iloc[0]
+    first, last, crossed = same.iloc[0], same.iloc[-1], other.iloc[0]
     return (
         f"A linear probe reads the answer from the first state after a fact in {_share(first)} of cases and "
         f"{int(last['age'])} segments later in {_share(last)}; the most frequent answer is right in "
@@ -86,14 +85,14 @@ def probe_finding(by_phase: pd.DataFrame) -> str:
 def forgetting_finding(by_phase: pd.DataFrame) -> str:
     """Say whether the former answer can still be read. Args: `accuracy_by_age` of probes of `overwritten` answers."""
     rows = by_phase[by_phase["trained_on"] == "same parity"].sort_values("age")
-    first = rows.iloc[0]
-    counted = rows[rows["n"] >= max(1, rows["n"].max() // 10)]
-    last = counted.iloc[-1]
-    held = [int(row["age"]) for _, row in counted.iterrows() if row["low"] > row["floor"]]
-    verdict = f"above the floor up to age {max(held)}" if held else "at no age above the floor"
+    first, last = rows.iloc[0], rows.iloc[-1]
+    is_held = (rows["low"] > rows["floor"]).cumprod().astype(bool)  # from the beginning on, without a gap
+    held = rows[is_held]["age"]
+    verdict = f"beyond the floor up to age {int(held.max())}" if len(held) else "not beyond the floor, even at once"
     return (
-        f"The answer that a fact overwrote is read in {_share(first)} of cases at age {int(first['age'])} and in "
-        f"{_share(last)} at age {int(last['age'])} (floor {100 * last['floor']:.1f} %): {verdict}."
+        f"The answer that a fact overwrote is read in {_share(first)} of cases at age {int(first['age'])} (best guess "
+        f"from the present answer: {100 * first['floor']:.1f} %) and in {_share(last)} at age {int(last['age'])} "
+        f"({100 * last['floor']:.1f} %): {verdict}."
     )
 
 
@@ -102,17 +101,13 @@ def slots_finding(table: pd.DataFrame) -> str:
     rows = table.set_index(["kept", "slot"])
     whole, none = rows.loc[("all", -1)], rows.loc[("none", -1)]
     without, alone = (rows.loc[kept] for kept in ("others", "slot"))
-    needed = without[without["high"] < whole["accuracy"]].sort_values("accuracy")
+    needed = [str(slot) for slot in without.index[without["high"] < whole["low"]]]
     worst, best = without["accuracy"].idxmin(), alone["accuracy"].idxmax()
-    which = (
-        f"only without slot {_listed([str(slot) for slot in sorted(needed.index)])}"
-        if len(needed)
-        else "without no slot"
-    )
+    which = f"slot {_listed(needed)} cannot be missed" if needed else "every single slot can be missed"
     return (
-        f"With the whole memory {_share(whole)} of answers are right and without it {_share(none)}; {which} are there "
-        f"fewer beyond chance, at worst {_share(without.loc[worst])} without slot {worst}. Alone, slot {best} is "
-        f"enough for {_share(alone.loc[best])}."
+        f"With the whole memory {_share(whole)} of answers are right, without any slot {_share(none)}; {which}, slot "
+        f"{worst} least ({_share(without.loc[worst])} without it), and slot {best} does most alone "
+        f"({_share(alone.loc[best])})."
     )
 
 
@@ -145,7 +140,7 @@ def swap_finding(shares: pd.DataFrame, by_question: pd.DataFrame) -> str:
     if moved.empty:
         return f"{sentence}; no single slot does that for half of the answers to a question."
     named = [f'{row["exchanged"]} for "{row["question"]}" ({_share(row, "share")})' for _, row in moved.iterrows()]
-    return f"{sentence}; one slot alone does it with {_listed(named)}."
+    return f"{sentence}; a single slot is enough: {_listed(named)}."
 
 
 def drift_finding(summary: pd.DataFrame) -> str:

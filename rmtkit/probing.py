@@ -19,7 +19,6 @@ f = m * d features, c answers.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +39,7 @@ TRIES = 200  # problems looked at for each text
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the ridge, for each row
 HELD_OUT = 5  # every fifth text chooses the penalty
 AGES = (0, 1, 2, 3, 4, 6, 8, 11, 15, 22, 31)  # segments since a fact was told, at which probes are compared
+SMALLEST = 0.1  # of the largest number of answers: below, an accuracy says nothing
 PHASES = ("same parity", "other parity", "both parities")  # the states that a probe was fitted to
 
 
@@ -170,7 +170,8 @@ def probe_questions(train: tuple[pd.DataFrame, torch.Tensor], test: tuple[pd.Dat
 
     Args:    train, test: `knowledge` of some texts and their `read_states`, (n, b, m, d).
     Returns: the rows of the test's knowledge for each of `PHASES`, where there is a probe: trained_on, prediction,
-             is_correct, floor (whether the answer most frequent in training is right).
+             is_correct, floor (whether the answer most frequent in training is right, of those that go with the
+             present answer where the table has that column, see `overwritten`).
     Raises:  ValueError if no question has two answers in training.
     """
     table, states = train
@@ -181,7 +182,6 @@ def probe_questions(train: tuple[pd.DataFrame, torch.Tensor], test: tuple[pd.Dat
     tried = []
     for question in asked.index[:num_questions]:
         own, tests = (rows[rows["question"] == question] for rows in (table, test[0]))
-        most_frequent = Counter(own["answer"]).most_common(1)[0][0]
         probes = {parity: _fit(own[own["segments_read"] % 2 == parity], states) for parity in (0, 1)}
         probes["both"] = _fit(own, states)
         for parity, rows in tests.groupby(tests["segments_read"] % 2):
@@ -189,11 +189,20 @@ def probe_questions(train: tuple[pd.DataFrame, torch.Tensor], test: tuple[pd.Dat
             for phase, probe in zip(PHASES, (probes[parity], probes[1 - parity], probes["both"]), strict=True):
                 if probe is not None:
                     found = rows.assign(trained_on=phase, prediction=probe.predict(features))
-                    tried.append(found.assign(floor=found["answer"] == most_frequent))
+                    tried.append(found.assign(floor=_guesses(own, rows) == rows["answer"]))
     if not tried:
         raise ValueError("none of these questions is asked in the test texts; take more of them")
     records = pd.concat(tried, ignore_index=True)
     return records.assign(is_correct=records["prediction"] == records["answer"])
+
+
+def _guesses(train: pd.DataFrame, test: pd.DataFrame) -> pd.Series:
+    """Return the best guess at each test row's answer without a look at the state."""
+    most_frequent = train["answer"].mode()[0]
+    if "present" not in train:
+        return pd.Series(most_frequent, index=test.index)
+    by_present = train.groupby("present")["answer"].agg(lambda answers: answers.mode()[0])
+    return test["present"].map(by_present).fillna(most_frequent)
 
 
 def _fit(rows: pd.DataFrame, states: torch.Tensor) -> Probe | None:
@@ -216,21 +225,27 @@ def accuracy_by_age(records: pd.DataFrame, by: tuple[str, ...] = ("trained_on",)
     not the same one again and again.
 
     Args:    records: of `probe_questions`;  by: further columns to group by.
-    Returns: a row per group and age: accuracy, its 95 % Wilson interval (low, high), n, floor (0..1).
+    Returns: a row per group and age: accuracy, its 95 % Wilson interval (low, high), n, floor (0..1). Left out is what
+             has less than a tenth of the answers that the largest row has.
     """
     rows = records[records["age"].isin(AGES)]
     keys = [*by, "age"]
-    return accuracy_table(rows, keys).merge(rows.groupby(keys)["floor"].mean().reset_index(), on=keys)
+    table = accuracy_table(rows, keys).merge(rows.groupby(keys)["floor"].mean().reset_index(), on=keys)
+    table = table[table["n"] >= SMALLEST * table["n"].max()]
+    if "trained_on" in by:
+        table = table.sort_values("trained_on", key=lambda names: names.map(PHASES.index), kind="stable")
+    return table.reset_index(drop=True)
 
 
 def overwritten(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `knowledge` whose answer was another one before, with that former answer in its place.
 
     The age stays that of the fact that took its place: how long ago the former answer became wrong. No question of the
-    task asks for it; a probe says whether memory still holds it.
+    task asks for it; a probe says whether memory still holds it. The column present has the answer that is right now:
+    what is known of it makes some former answers likelier than others.
     """
     rows = table.sort_values(["text", "question", "segments_read"], kind="stable")
     of_question = rows.groupby(["text", "question"])["answer"]
     is_changed = rows["answer"] != of_question.shift()
     former = of_question.shift().where(is_changed).groupby([rows["text"], rows["question"]]).ffill()
-    return rows.assign(answer=former)[former.notna()].sort_index()
+    return rows.assign(answer=former, present=rows["answer"])[former.notna()].sort_index()

@@ -310,7 +310,7 @@ def test_probe_accuracy_draws_ages_evenly_with_the_floor():
     figure = plotting.plot_probe_accuracy(probe_table(), series="trained_on")
     assert curve(figure, "same parity (n = 50)")[:, 1].tolist() == [90] * 3
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "8"]
-    assert legend_texts(figure)[0] == "most frequent answer of training"
+    assert legend_texts(figure)[0] == "best guess without memory"
 
 
 def test_slot_ablation_draws_both_kinds_and_the_whole_memory():

@@ -62,6 +62,23 @@ def test_probe_of_the_other_parity_fails_where_states_alternate():
     assert accuracy["same parity"] > 0.97 and accuracy["other parity"] < 0.7
 
 
+def test_floor_of_former_answers_is_the_best_guess_from_the_present_one():
+    table, states = planted(num_texts=40)
+    former = table["answer"].map({"garden": "kitchen", "kitchen": "office", "office": "garden"})
+    table = table.assign(present=table["answer"], answer=former)
+    records = probing.probe_questions((table, states), (table, states))
+    assert records["floor"].all()
+    assert not probing.probe_questions((table.drop(columns="present"), states), (table, states))["floor"].all()
+
+
+def test_accuracy_by_age_leaves_out_ages_with_few_answers():
+    counts = {0: 40, 1: 4, 2: 3, 5: 40}
+    rows = [("same parity", age, n % 2 == 0, False) for age, count in counts.items() for n in range(count)]
+    records = pd.DataFrame(rows, columns=["trained_on", "age", "is_correct", "floor"])
+    table = probing.accuracy_by_age(records)
+    assert table["age"].tolist() == [0, 1] and table["accuracy"].tolist() == [0.5, 0.5]
+
+
 def test_ridge_solves_the_smaller_system_to_the_same_weights():
     generator = torch.Generator().manual_seed(0)
     for num_rows in (5, 30):
@@ -96,7 +113,7 @@ def test_knowledge_says_the_answer_from_the_segment_that_ends_the_fact_on():
 
 def test_overwritten_has_the_former_answer_from_the_change_on():
     former = probing.overwritten(probing.knowledge([story(), story()], 8))
-    assert former["answer"].tolist() == 6 * ["garden"]
+    assert former["answer"].tolist() == 6 * ["garden"] and former["present"].tolist() == 6 * ["office"]
     assert former["segments_read"].tolist() == 2 * [3, 4, 5] and former["age"].tolist() == 2 * [0, 1, 2]
 
 

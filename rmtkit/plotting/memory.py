@@ -65,9 +65,9 @@ def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str
         raise ValueError(f"layer {wanted[0]}, head {wanted[1]} is not in the table; it has {list(strength.index)}")
     maps = {key: _attention_map(table, key, *axes_of_map) for key in chosen}
     height, width = maps[chosen[0]].shape
-    columns = min(len(chosen), max(1, int(12 / (1.2 + 0.3 * width))))
-    rows = math.ceil(len(chosen) / columns)
-    figure, axes = subplots(columns * (1.2 + 0.3 * width) + 0.8, rows * (1.3 + 0.26 * height), rows, columns)
+    rows = math.ceil(len(chosen) / min(len(chosen), max(1, int(10.5 / (1.2 + 0.24 * width)))))
+    columns = math.ceil(len(chosen) / rows)  # as evenly as it goes
+    figure, axes = subplots(columns * (1.2 + 0.24 * width) + 0.8, rows * (1.3 + 0.24 * height), rows, columns)
     largest = max(values.to_numpy().max() for values in maps.values())
     for axis, (key, values) in zip(axes.flat, maps.items(), strict=False):
         sns.heatmap(values, ax=axis, cmap="Reds", vmin=0, vmax=largest, cbar=False, linewidths=0.4, linecolor="0.9",

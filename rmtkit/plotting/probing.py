@@ -31,7 +31,7 @@ def plot_probe_accuracy(table: pd.DataFrame, *, series: str, baseline: bool = Tr
         draw_interval(axis, rows["age"].map(place) + shift, rows, "accuracy", **look)
     if baseline:
         floor = 100 * table.groupby("age")["floor"].mean()
-        axis.plot(range(len(ages)), floor, color=GREY, linestyle=":", label="most frequent answer of training")
+        axis.plot(range(len(ages)), floor, color=GREY, linestyle=":", label="best guess without memory")
     axis.set(xlabel="age of the fact: segments read since the one that told it", ylabel="probe is right, %",
              ylim=(-3, 103))  # fmt: skip
     axis.set_xticks(range(len(ages)), [str(age) for age in ages])
@@ -80,7 +80,8 @@ def plot_head_ablation(tables: list[pd.DataFrame]) -> Figure:
         draw_interval(axis, x, rows, "accuracy", color=colour, marker="o", linestyle="", markersize=4, linewidth=1.2)
         _reference_line(axis, table[table["layer"] < 0]["accuracy"].iloc[0], "-", "no head silenced")
         _name_weakest(axis, x, rows)
-        axis.set(title=f"silenced while {table['when'].iloc[0]} ({counted(rows['n'])} samples)", ylim=(-5, 105))
+        axis.set(title=f"silenced while {table['when'].iloc[0]} ({counted(rows['n'])} samples)", ylim=(-5, 105),
+                 xlim=(-0.7, rows["layer"].max() + 0.5))  # fmt: skip
         axis.set_xticks(sorted(rows["layer"].unique()))
         axis.grid(axis="x", visible=False)
         axis.legend(**LEGEND, loc="lower right")
