@@ -27,17 +27,17 @@ def distances_finding(distances: pd.DataFrame, marks: dict[str, int]) -> str:
     Args: distances: of `analysis.state_distances`;  marks: `recording.state_marks()`.
     """
     values, last = distances.to_numpy(), max(state for name, state in marks.items() if name != "question")
-    told, end = values[last:, last:], len(distances) - 1
+    end = len(distances) - 2  # the state before the segment with the question
+    told = values[last : end + 1, last : end + 1]
     if len(told) < 3:
         return "After the last fact too few segments follow to tell whether memory stays as it is."
     one, two = (float(np.diagonal(told, lag).mean()) for lag in (1, 2))
-    before = [state for state in range(1, last) if (state - end) % 2 == 0]
     rhythm = "memory alternates between two forms" if one > 2 * two else "memory does not alternate"
-    sentence = f"After the last fact, states two segments apart are {two:.1f} from each other and neighbours {one:.1f}: {rhythm}"
+    sentence = f"After the last fact, states two segments apart are {two:.1f} from each other and neighbours {one:.1f}"
+    before = [state for state in range(1, last) if (state - end) % 2 == 0]
     if before:
-        far = values[before, end].mean()
-        sentence += f"; before that fact, states of the last one's parity are {far:.1f} away from it"
-    return f"{sentence} (one sample of {end} segments)."
+        sentence += f", and states of the same parity from before it {values[before, end].mean():.1f} from the last one"
+    return f"{sentence}: {rhythm} (one sample of {len(distances) - 1} segments)."
 
 
 def mass_finding(summary: pd.DataFrame) -> str:
