@@ -39,9 +39,9 @@ def test_distances_finding_tells_a_rhythm_from_rest():
     alternating = pd.DataFrame(10.0 * np.abs(np.subtract.outer(parity, parity)))
     assert "alternates between two forms" in findings.distances_finding(alternating, marks)
     resting = pd.DataFrame(np.abs(np.subtract.outer(np.arange(8.0), np.arange(8.0))))
-    sentence = findings.distances_finding(resting, marks)
+    sentence = findings.distances_finding(resting, {"fact 1": 3, "question": 7})
     assert "does not alternate" in sentence and "2.0 from each other and neighbours 1.0, and" in sentence
-    assert "from before it 5.0 from the last one" in sentence
+    assert "from before it 4.0 from the last one" in sentence
     assert "too few segments" in findings.distances_finding(alternating, {"fact 1": 6, "question": 7})
 
 
