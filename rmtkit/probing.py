@@ -18,6 +18,7 @@ f = m * d features, c answers.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ import torch
 from rmtkit.babi import GeneratedProblems, MixedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import SPLITS
+from rmtkit.config import Config
 from rmtkit.evaluation import accuracy_table
+from rmtkit.experiment import open_builder, open_problems
 from rmtkit.memory import RMTPreTrainedModel
 from rmtkit.streams import Text
 
@@ -46,6 +49,12 @@ PHASES = ("same parity", "other parity", "both parities")  # the states that a p
 # ---------------------------------------------------------------------- texts and their states
 
 
+def story_builder(config: Config, tokenizer) -> BabilongBuilder:
+    """Return a builder of generated stories for a configuration, even where `babi_path` names recorded ones."""
+    generated = dataclasses.replace(config, babi_path=None)
+    return open_builder(generated, tokenizer, open_problems(generated))
+
+
 def tell(builder: BabilongBuilder, split: str, num_texts: int, num_tokens: int,
          fact_depth: tuple[float, float] = (0.0, 1.0)) -> list[Text]:  # fmt: skip
     """Return texts of `num_tokens` that tell the facts of generated problems, each a function of (seed, split, index).
@@ -54,7 +63,7 @@ def tell(builder: BabilongBuilder, split: str, num_texts: int, num_tokens: int,
             few problems fit.
     """
     if not isinstance(builder.problems, GeneratedProblems | MixedProblems) or builder.problems.num_problems(split):
-        raise ValueError("probes need generated stories, which say what can be asked at any point; leave babi_path out")
+        raise ValueError("probes need generated stories, which say what can be asked at any point; see story_builder")
     if builder.background is None:
         raise ValueError("background is none: there is nothing between the facts to keep them through; take one")
     texts = list(itertools.islice(_texts(builder, split, num_tokens, fact_depth, TRIES * num_texts), num_texts))

@@ -86,6 +86,15 @@ def test_answers_from_the_models_own_memories_are_its_answers(samples, tokenizer
     assert answers == [record(model, sample, tokenizer).prediction for sample in samples[:4]]
 
 
+def test_prompts_of_several_lengths_keep_their_order(make_builder, tokenizer):
+    model = tiny("llama")
+    samples = interventions.memory_samples(make_builder(task="qa4", layout="authors"), 300, 64, 8)
+    assert len({len(sample.prompt) for sample in samples}) > 1
+    memories = interventions.read_memories(model, samples, batch_size=3)
+    for memory, sample in zip(memories, samples, strict=True):
+        assert_close(memory, record(model, sample, tokenizer).states[-2], atol=1e-5, rtol=1e-4)
+
+
 # ---------------------------------------------------------------------- slots
 
 

@@ -128,9 +128,15 @@ def test_tell_and_knowledge_agree_with_a_reading_of_the_facts(make_builder, toke
         assert heard[-1].rstrip(".").endswith(row.answer)
 
 
+def test_story_builder_generates_where_recorded_stories_were_asked_for(tokenizer):
+    config = Config(babi_path="recorded", background="none", max_n_facts=3)
+    problems = probing.story_builder(config, tokenizer).problems
+    assert problems.num_problems("test") is None and problems.max_n_facts == 3
+
+
 def test_tell_refuses_recorded_problems_and_facts_alone(make_builder):
     recorded = types.SimpleNamespace(num_problems=lambda split: 3)
-    with pytest.raises(ValueError, match="leave babi_path out"):
+    with pytest.raises(ValueError, match="see story_builder"):
         probing.tell(types.SimpleNamespace(problems=recorded), "test", 2, 100)
     with pytest.raises(ValueError, match="background is none"):
         probing.tell(make_builder(background=None), "test", 2, 100)
