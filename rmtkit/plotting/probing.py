@@ -80,8 +80,8 @@ def plot_head_ablation(tables: list[pd.DataFrame]) -> Figure:
         draw_interval(axis, x, rows, "accuracy", color=colour, marker="o", linestyle="", markersize=4, linewidth=1.2)
         _reference_line(axis, table[table["layer"] < 0]["accuracy"].iloc[0], "-", "no head silenced")
         _name_weakest(axis, x, rows)
-        axis.set(title=f"silenced while {table['when'].iloc[0]} ({counted(rows['n'])} samples)", ylim=(-5, 105),
-                 xlim=(-0.7, rows["layer"].max() + 0.5))  # fmt: skip
+        axis.set(title=f"silenced while {table['when'].iloc[0]} ({counted(rows['n'])} samples)", ylim=(-10, 105),
+                 xlim=(-0.5, rows["layer"].max() + 0.5))  # fmt: skip
         axis.set_xticks(sorted(rows["layer"].unique()))
         axis.grid(axis="x", visible=False)
         axis.legend(**LEGEND, loc="lower right")
@@ -91,14 +91,12 @@ def plot_head_ablation(tables: list[pd.DataFrame]) -> Figure:
 
 
 def _name_weakest(axis: Axes, x: pd.Series, rows: pd.DataFrame, count: int = 4) -> None:
-    """Write layer.head beside the heads whose loss costs most."""
+    """Write layer.head below the heads whose loss costs most."""
     for index in rows["accuracy"].nsmallest(count).index:
         row = rows.loc[index]
         if row["high"] < rows["accuracy"].max():
-            place = (x[index], 100 * row["accuracy"])
-            axis.annotate(
-                f"{row['layer']}.{row['head']}", place, xytext=(5, -3), textcoords="offset points", fontsize=9
-            )
+            place = (x[index], 100 * row["low"] - 1)  # below its interval
+            axis.annotate(f"{row['layer']}.{row['head']}", place, ha="center", va="top", fontsize=8)
 
 
 def plot_swap(shares: pd.DataFrame) -> Figure:
