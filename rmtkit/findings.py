@@ -77,7 +77,7 @@ def probe_finding(by_phase: pd.DataFrame) -> str:
         + (
             "the two forms of memory are different codes."
             if crossed["high"] < first["low"]
-            else "the code is the same."
+            else "at this n the two codes cannot be told apart."
         )
     )
 

@@ -49,7 +49,7 @@ def test_probe_finding_names_the_numbers_and_whether_the_codes_differ():
     sentence = findings.probe_finding(ages(0.95, 0.9, 0.3))
     assert "95.0 % (90.0-100.0, n=100)" in sentence and "8 segments later in 90.0 % (85.0-95.0, n=40)" in sentence
     assert sentence.endswith("different codes.")
-    assert findings.probe_finding(ages(0.95, 0.9, 0.94)).endswith("the code is the same.")
+    assert findings.probe_finding(ages(0.95, 0.9, 0.94)).endswith("cannot be told apart.")
 
 
 @pytest.mark.parametrize("first, last, verdict", [(0.9, 0.2, "up to age 0"), (0.9, 0.8, "up to age 8"),
