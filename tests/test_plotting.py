@@ -308,7 +308,8 @@ def test_attention_mass_draws_a_point_per_head_and_leaves_out_absent_targets():
 
 def test_probe_accuracy_draws_ages_evenly_with_the_floor():
     figure = plotting.plot_probe_accuracy(probe_table(), series="trained_on")
-    assert curve(figure, "same parity (n = 50)")[:, 1].tolist() == [90] * 3
+    x, y = curve(figure, "same parity (n = 50)").T
+    assert np.diff(x) == pytest.approx([1, 1]) and y.tolist() == [90] * 3
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "8"]
     assert legend_texts(figure)[0] == "best guess without memory"
 
