@@ -65,7 +65,7 @@ def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str
         raise ValueError(f"layer {wanted[0]}, head {wanted[1]} is not in the table; it has {list(strength.index)}")
     maps = {key: _attention_map(table, key, *axes_of_map) for key in chosen}
     height, width = maps[chosen[0]].shape
-    rows = math.ceil(len(chosen) / min(len(chosen), max(1, int(10.5 / (1.2 + 0.24 * width)))))
+    rows = math.ceil(len(chosen) / min(len(chosen), max(1, int(11.5 / (1.2 + 0.24 * width)))))
     columns = math.ceil(len(chosen) / rows)  # as evenly as it goes
     figure, axes = subplots(columns * (1.2 + 0.24 * width) + 0.8, rows * (1.3 + 0.24 * height), rows, columns)
     largest = max(values.to_numpy().max() for values in maps.values())
@@ -77,7 +77,7 @@ def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str
         axis.tick_params(axis="y", rotation=0, length=0)
     for axis in axes.flat[len(chosen) :]:
         axis.set_axis_off()
-    figure.colorbar(axes.flat[0].collections[0], ax=axes, label="attention weight", pad=0.02)
+    figure.colorbar(axes.flat[0].collections[0], ax=axes, label="attention weight", pad=0.02, aspect=40)
     return figure, axes.flat[: len(chosen)]
 
 
