@@ -30,7 +30,7 @@ WITHOUT_TORCH = (
     "reference",
 )  # fmt: skip
 DATA_SIDE = ("babi", "background", "babilong", "scoring", "public", "formats")
-NOT_BELOW = {"explore", "cli", "__main__"}  # nothing else imports them
+NOT_BELOW = {"explore", "explore_memory", "cli", "__main__"}  # nothing else imports them
 
 
 def unit_of(file):

@@ -87,6 +87,46 @@ def results_table():
     return table.assign(accuracy=0.5, low=0.4, high=0.6, n=table["length"].map(lengths))
 
 
+def probe_table():
+    rows = [(phase, age) for phase in ("same parity", "other parity") for age in (0, 1, 8)]
+    table = pd.DataFrame(rows, columns=["trained_on", "age"])
+    return table.assign(accuracy=0.9, low=0.8, high=0.95, n=50, floor=0.2)
+
+
+def slot_ablation():
+    rows = [("all", -1), ("none", -1), *((kept, slot) for kept in ("others", "slot") for slot in range(3))]
+    table = pd.DataFrame(rows, columns=["kept", "slot"])
+    return table.assign(accuracy=np.linspace(1, 0.3, 8), low=0.2, high=1.0, n=40, filling="mean")
+
+
+def head_ablation(when):
+    rows = [(-1, -1), *((layer, head) for layer in range(2) for head in range(2))]
+    table = pd.DataFrame(rows, columns=["layer", "head"]).assign(accuracy=[1, 1, 0.2, 0.9, 1.0])
+    return table.assign(low=table["accuracy"] - 0.1, high=table["accuracy"] + 0.05, n=40, when=when)
+
+
+def swap_table(*questions):
+    names, kinds = ("nothing", "everything", "slot 0", "slot 1"), {"own": 0.5, "other": 0.3, "neither": 0.2}
+    rows = [(name, kind, share, q) for q in questions for name in names for kind, share in kinds.items()]
+    table = pd.DataFrame(rows, columns=["exchanged", "answer", "share", "question"])
+    return table.assign(low=table["share"] - 0.1, high=table["share"] + 0.1, n=40)
+
+
+def drift_summary():
+    lag = np.array([0, 1, 2, 3, 4, 5, 8, 9])
+    distance = {f"{name}{end}": 0.1 * lag for name in ("distance", "in_phase") for end in ("", "_low", "_high")}
+    table = pd.DataFrame({"lag": lag, "tokens": 32 * lag, **distance})
+    return table.assign(n=16, accuracy=0.9, low=0.7, high=1.0)
+
+
+def segment_table():
+    index = pd.MultiIndex.from_product(
+        [("write", "read"), range(3), range(10, 30)], names=["direction", "slot", "position"]
+    )
+    table = pd.DataFrame({"weight": np.linspace(0, 0.5, len(index))}, index=index).reset_index()
+    return table.assign(kind=np.where(table["position"].between(15, 19), "fact", "text"))
+
+
 SERIES = pd.DataFrame({"task": "qa2", "series": "ARMT", "length": ["0k", "10M", "50M"], "accuracy": [99.0, 80.0, 40.0]})
 FIGURES = {
     "length": lambda: plotting.plot_accuracy_by_length(LENGTHS, trained_segments=(1, 2), published=PUBLISHED),
@@ -102,6 +142,13 @@ FIGURES = {
     "facts": lambda: plotting.plot_fact_positions(facts_table()),
     "results": lambda: plotting.plot_results(results_table(), SERIES, trained={"qa2": 4096}, caption="Sources: ..."),
     "distributions": lambda: plotting.plot_distributions(distributions_table()),
+    "probes": lambda: plotting.plot_probe_accuracy(probe_table(), series="trained_on"),
+    "slots": lambda: plotting.plot_slot_ablation(slot_ablation()),
+    "heads": lambda: plotting.plot_head_ablation([head_ablation("answering"), head_ablation("reading")]),
+    "swap": lambda: plotting.plot_swap(swap_table("Where?")),
+    "swap_by_question": lambda: plotting.plot_swap_by_question(swap_table("Where is Mary?", "Who gave $5?")),
+    "drift": lambda: plotting.plot_drift(drift_summary()),
+    "segment": lambda: plotting.plot_segment_attention(segment_table()),
 }
 
 
@@ -267,6 +314,46 @@ def test_attention_mass_draws_a_point_per_head_and_leaves_out_absent_targets():
 
 
 # ---------------------------------------------------------------------- data
+
+
+def test_probe_accuracy_draws_ages_evenly_with_the_floor():
+    figure = plotting.plot_probe_accuracy(probe_table(), series="trained_on")
+    x, y = curve(figure, "same parity (n = 50)").T
+    assert np.diff(x) == pytest.approx([1, 1]) and y.tolist() == [90] * 3
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "8"]
+    assert legend_texts(figure)[0] == "best guess without memory"
+
+
+def test_slot_ablation_draws_both_kinds_and_the_whole_memory():
+    figure = plotting.plot_slot_ablation(slot_ablation())
+    assert curve(figure, "without this slot")[:, 1] == pytest.approx([80, 70, 60])
+    assert {"whole memory: 100 %", "no slot: 90 %"} <= set(legend_texts(figure))
+
+
+def test_head_ablation_names_the_heads_that_are_missed():
+    figure = plotting.plot_head_ablation([head_ablation("answering"), head_ablation("reading")])
+    assert [axis.get_title() for axis in figure.axes] == [
+        "silenced while answering (n = 40 samples)", "silenced while reading (n = 40 samples)"]  # fmt: skip
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.1", "1.0"]
+
+
+def test_swap_draws_shares_that_fill_the_bar():
+    axis = plotting.plot_swap(swap_table("Where?")).axes[0]
+    ends = [patch.get_x() + patch.get_width() for patch in axis.patches]
+    assert max(ends) == pytest.approx(100) and len(axis.patches) == 12
+
+
+def test_swap_by_question_keeps_the_questions_asked_most():
+    table = swap_table(*(f"Where is {name}?" for name in "abcdefghijkl"))
+    table["n"] = table["n"].where(table["question"] != "Where is a?", 1)
+    labels = [label.get_text() for label in plotting.plot_swap_by_question(table).axes[0].get_yticklabels()]
+    assert len(labels) == 8 and not any("is a?" in label for label in labels)
+
+
+def test_drift_parts_even_and_odd_numbers_of_segments():
+    figure = plotting.plot_drift(drift_summary())
+    even, odd, in_phase = (line.get_xdata().tolist() for line in figure.axes[0].lines[:3])
+    assert even == [64, 128, 256] and odd == [32, 96, 160, 288] and in_phase == [96, 160, 288]
 
 
 def test_fact_positions_draws_the_first_samples_and_counts_all():

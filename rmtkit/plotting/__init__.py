@@ -11,8 +11,18 @@ from rmtkit.plotting.heatmaps import plot_accuracy_by_depth, plot_cross_lengths,
 from rmtkit.plotting.memory import (
     plot_attention_mass,
     plot_read_attention,
+    plot_segment_attention,
     plot_state_distances,
     plot_write_attention,
+    strongest_layer,
+)
+from rmtkit.plotting.probing import (
+    plot_drift,
+    plot_head_ablation,
+    plot_probe_accuracy,
+    plot_slot_ablation,
+    plot_swap,
+    plot_swap_by_question,
 )
 from rmtkit.plotting.reading import plot_reading
 from rmtkit.plotting.results import plot_results
@@ -23,13 +33,21 @@ __all__ = [
     "plot_attention_mass",
     "plot_cross_lengths",
     "plot_distributions",
+    "plot_drift",
     "plot_fact_positions",
     "plot_floors",
+    "plot_head_ablation",
+    "plot_probe_accuracy",
     "plot_read_attention",
     "plot_reading",
     "plot_results",
+    "plot_segment_attention",
+    "plot_slot_ablation",
     "plot_state_distances",
+    "plot_swap",
+    "plot_swap_by_question",
     "plot_task_lengths",
     "plot_training",
     "plot_write_attention",
+    "strongest_layer",
 ]

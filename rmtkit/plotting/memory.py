@@ -46,6 +46,12 @@ def plot_read_attention(table: pd.DataFrame, *, layer: int | None = None, head: 
     return figure
 
 
+def strongest_layer(table: pd.DataFrame) -> int:
+    """Return the layer of the head with the most weight in a table: layer, head, weight."""
+    check_columns(table, "layer", "head", "weight")
+    return int(table.groupby(["layer", "head"])["weight"].sum().idxmax()[0])
+
+
 def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str, str], wanted: tuple) -> tuple:
     """Draw a heat map per wanted (layer, head), all on one scale; None: all, or of both: the strongest head.
 
@@ -59,9 +65,9 @@ def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str
         raise ValueError(f"layer {wanted[0]}, head {wanted[1]} is not in the table; it has {list(strength.index)}")
     maps = {key: _attention_map(table, key, *axes_of_map) for key in chosen}
     height, width = maps[chosen[0]].shape
-    columns = min(len(chosen), max(1, int(12 / (1.2 + 0.3 * width))))
-    rows = math.ceil(len(chosen) / columns)
-    figure, axes = subplots(columns * (1.2 + 0.3 * width) + 0.8, rows * (1.3 + 0.26 * height), rows, columns)
+    rows = math.ceil(len(chosen) / min(len(chosen), max(1, int(11.5 / (1.2 + 0.24 * width)))))
+    columns = math.ceil(len(chosen) / rows)  # as evenly as it goes
+    figure, axes = subplots(columns * (1.2 + 0.24 * width) + 0.8, rows * (1.3 + 0.24 * height), rows, columns)
     largest = max(values.to_numpy().max() for values in maps.values())
     for axis, (key, values) in zip(axes.flat, maps.items(), strict=False):
         sns.heatmap(values, ax=axis, cmap="Reds", vmin=0, vmax=largest, cbar=False, linewidths=0.4, linecolor="0.9",
@@ -71,7 +77,7 @@ def _draw_heads(table: pd.DataFrame, strength: pd.Series, axes_of_map: tuple[str
         axis.tick_params(axis="y", rotation=0, length=0)
     for axis in axes.flat[len(chosen) :]:
         axis.set_axis_off()
-    figure.colorbar(axes.flat[0].collections[0], ax=axes, label="attention weight", pad=0.02)
+    figure.colorbar(axes.flat[0].collections[0], ax=axes, label="attention weight", pad=0.02, aspect=40)
     return figure, axes.flat[: len(chosen)]
 
 
@@ -137,3 +143,33 @@ def plot_attention_mass(summary: pd.DataFrame) -> Figure:
     figure.supxlabel(f"layer (one point a head, {num_heads} in each layer)", fontsize=10)
     figure.supylabel(f"share of the write slots' attention, %\nmean over {counted(drawn['n'])} samples", fontsize=10)
     return figure
+
+
+def plot_segment_attention(table: pd.DataFrame) -> Figure:
+    """Draw how all slots attend to the tokens of a segment, and these to them, in one head; facts lie between lines.
+
+    Args: table: of `explore_memory.segment_attention`.
+    """
+    check_columns(table, "direction", "slot", "position", "weight", "kind")
+    titles = {"write": "writing: slots attend to tokens", "read": "reading: tokens attend to slots"}
+    num_slots = table["slot"].nunique()
+    figure, axes = subplots(9, 2 * (0.9 + 0.16 * num_slots), 2, 1, sharex=True)
+    for axis, (direction, title) in zip(axes.flat, titles.items(), strict=True):
+        rows = table[table["direction"] == direction].pivot(index="slot", columns="position", values="weight")
+        first, last = rows.columns[0] - 0.5, rows.columns[-1] + 0.5
+        image = axis.imshow(rows.to_numpy(), cmap="Reds", vmin=0, aspect="auto", interpolation="nearest",
+                            extent=(first, last, num_slots - 0.5, -0.5))  # fmt: skip
+        figure.colorbar(image, ax=axis, label="weight", pad=0.01)
+        axis.set(title=title, ylabel="slot", yticks=range(num_slots))
+        axis.grid(False)
+        for edge in _edges(table):
+            axis.axvline(edge, color="black", linewidth=0.8, linestyle="--")
+    axes[-1, 0].set_xlabel("position in the sample, tokens (dashed: facts and question)")
+    return figure
+
+
+def _edges(table: pd.DataFrame) -> list[float]:
+    """Return where the kind of text changes."""
+    kinds = table.drop_duplicates("position").sort_values("position")
+    changes = kinds["kind"] != kinds["kind"].shift(fill_value=kinds["kind"].iloc[0])
+    return (kinds[changes]["position"] - 0.5).tolist()
