@@ -1,4 +1,4 @@
-"""Notebooks on Colab: badge and setup cell, against a recorded list of what is installed there; what a T4 computes in."""
+"""Notebooks on Colab: badge, setup cell against a recorded list of what is installed, what a T4 computes in."""
 
 import shlex
 import sys
