@@ -74,7 +74,6 @@ def _of_run(what: str, notebooks: Sequence[str], overrides: dict, scratch: Path)
         settings.pop("data_dir", None)  # a run of another machine
     config = resolve({**settings, **places, **overrides})
     options = dict(option.removeprefix("--").split("=", 1) for option in as_options(config))
-    del options["checkpoint"]
     names = notebooks or [name for name, trace in WRITES.items() if (folder / trace).exists()]
     parameters = {name: options for name in names}
     if OF_LENGTHS in parameters:

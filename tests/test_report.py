@@ -156,6 +156,7 @@ def test_report_of_a_reference_model_finds_the_committed_predictions(tmp_path, m
     results = pd.read_csv(REFERENCE / "results.csv", keep_default_na=False)
     expected = results[results["run"].str.endswith("/qa5")].set_index("length")["correct"].to_dict()
     assert found["records"].groupby("length")["is_correct"].sum().to_dict() == expected
+    assert found["records"].groupby("length")["num_segments"].max()["8k"] == 8192 // 128
 
 
 # ---------------------------------------------------------------------- the page
