@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_babi(commands)
     _add_convert(commands)
     _add_reference(commands)
+    _add_report(commands)
     known, rest = parser.parse_known_args(arguments)
     try:
         result = known.run(known, _overrides(rest))
@@ -213,6 +214,23 @@ def _results(known: argparse.Namespace, fields: dict[str, str]) -> dict:
 
     _refuse(fields, "results")
     return write_results()
+
+
+def _add_report(commands) -> None:
+    text = "render a finished run, or reference:NAME, to one HTML file without code: notebook 02, and 03 and 04 if run"
+    command = commands.add_parser("report", help=text, description=text, epilog=ANY_FIELD)
+    command.add_argument("run_folder", metavar="RUN", help="a run folder, or reference:NAME")
+    command.add_argument("--output", help="the file; RUN/report.html or outputs/reference/html/NAME.html if not given")
+    command.add_argument("--notebooks", help="such as 02_train,04_memory_attention; those that have run if not given")
+    command.set_defaults(run=_report)
+
+
+def _report(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+    from rmtkit.report import WRITES, write_report
+
+    names = parse_names("notebook", known.notebooks, list(WRITES)) if known.notebooks else ()
+    resolve(fields)
+    return write_report(known.run_folder, known.output, notebooks=names, overrides=fields)
 
 
 def _refuse(fields: dict[str, str], command: str) -> None:

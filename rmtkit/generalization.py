@@ -134,6 +134,13 @@ def _write_records(records: pd.DataFrame, path: Path) -> None:
     path.with_suffix(".partial").rename(path)
 
 
+def keep_records(config: Config, folder: Path, length: Length, records: pd.DataFrame) -> None:
+    """Put records of a length where `evaluate_lengths` looks for what is done."""
+    path = _records_path(config, folder, length, weights_digest(model_folder(config)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_records(records, path)
+
+
 def _about(config: Config, length: Length, weights: str, sizes: Callable[[], pd.DataFrame]) -> dict:
     """Return what a length's records are of, for those who keep them: the model's weights, the setting, the sizes.
 

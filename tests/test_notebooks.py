@@ -1,6 +1,8 @@
-"""Every notebook: its format, its parameters, a headless run with preset smoke, and bad input."""
+"""Every notebook: its format, its parameters, two headless runs with preset smoke, a report of them, and bad input."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +16,19 @@ from rmtkit.runs import read_json
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 FIELDS = {field for field in Config.__dataclass_fields__}
+FOLDERS = {"project": PROJECT, "notebooks": PROJECT / "notebooks", "elsewhere": None}  # to type the command in
+MAX_BYTES = 2_000_000  # of an executed notebook
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"}
 
 
-def papermill(notebook: str, folder: Path, **parameters) -> subprocess.CompletedProcess:
-    """Run a notebook as a user would, offline, from a folder that is not the project's."""
+def papermill(notebook: str, folder: Path, *, working_folder="elsewhere", **parameters) -> subprocess.CompletedProcess:
+    """Run a notebook as a user would, offline, in a working folder; "elsewhere" is the one of the results."""
+    place = FOLDERS[working_folder] or folder
+    source = os.path.relpath(PROJECT / "notebooks" / notebook, place)
     arguments = [item for name, value in parameters.items() for item in ("-p", name, str(value))]
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(PROJECT / "notebooks" / notebook),
-        str(folder / notebook),
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "papermill", source, str(folder / notebook), *arguments]
     options = ["--execution-timeout", "240", "--no-progress-bar"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"}
-    return subprocess.run(command + options, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command + options, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 def error_of(run: subprocess.CompletedProcess) -> str:
@@ -40,7 +39,8 @@ def error_of(run: subprocess.CompletedProcess) -> str:
 def trained(tmp_path_factory) -> Path:
     """A folder in which notebook 02 has run with preset smoke."""
     folder = tmp_path_factory.mktemp("notebooks")
-    run = papermill("02_train.ipynb", folder, task="qa1", preset="smoke", outputs_dir=folder / "outputs")
+    options = {"task": "qa1", "preset": "smoke", "outputs_dir": folder / "outputs"}
+    run = papermill("02_train.ipynb", folder, working_folder="project", **options)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder
 
@@ -52,7 +52,8 @@ def test_notebook_is_committed_clean(path):
     assert notebook.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    assert code[0].metadata.tags == ["parameters"] and code[0].source.startswith("# Parameters")
+    assert [cell.metadata.tags for cell in code[:2]] == [["setup"], ["parameters"]]
+    assert code[1].source.startswith("# Parameters")
     assert "What we see" in notebook.cells[-1].source
     assert all(len(cell.source.splitlines()) <= 20 for cell in code)
     assert not any(line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
@@ -83,21 +84,68 @@ def test_train_notebook_run_again_only_shows_the_result(trained):
     assert model.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["01_explore_data", "03_length_generalization", "04_memory_attention"])
-def test_notebook_runs_headless(name, trained):
-    run = papermill(f"{name}.ipynb", trained, preset="smoke", outputs_dir=trained / "outputs")
-    assert run.returncode == 0, run.stderr[-3000:]
-    notebook = nbformat.read(trained / f"{name}.ipynb", as_version=4)
+@pytest.mark.parametrize(
+    ("name", "working_folders"),
+    [
+        ("01_explore_data", ("project", "notebooks")),
+        ("03_length_generalization", ("notebooks", "elsewhere")),
+        ("04_memory_attention", ("elsewhere", "project")),
+    ],
+)
+def test_notebook_runs_headless_twice_from_any_folder(name, working_folders, trained):
+    beside = sorted((PROJECT / "notebooks").iterdir())
+    for place in working_folders:
+        options = {"preset": "smoke", "outputs_dir": trained / "outputs"}
+        run = papermill(f"{name}.ipynb", trained, working_folder=place, **options)
+        assert run.returncode == 0, run.stderr[-3000:]
+        check_executed(trained / f"{name}.ipynb")
+    assert sorted((PROJECT / "notebooks").iterdir()) == beside
+
+
+def check_executed(path):
+    """Figures, no widgets, and not too large."""
+    notebook = nbformat.read(path, as_version=4)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < MAX_BYTES
 
 
-def test_backbone_notebook_runs_headless(tmp_path):
-    run = papermill("00_backbone.ipynb", tmp_path, preset="smoke", outputs_dir=tmp_path)
+def test_executed_train_notebook_is_small_and_has_figures(trained):
+    check_executed(trained / "02_train.ipynb")
+
+
+def test_backbone_notebook_runs_headless_and_again_only_shows_the_result(tmp_path):
+    weights = []
+    for place in ("elsewhere", "notebooks"):
+        run = papermill("00_backbone.ipynb", tmp_path, working_folder=place, preset="smoke", outputs_dir=tmp_path)
+        assert run.returncode == 0, run.stderr[-3000:]
+        (model,) = tmp_path.glob("runs/*/backbone/model.safetensors")
+        weights.append(model.stat().st_mtime_ns)
+    assert weights[0] == weights[1] and (tmp_path / "00_backbone.ipynb").stat().st_size < MAX_BYTES
+    assert len(read_json(model.with_name("recipe.json"))["sha256"]["model.safetensors"]) == 64
+
+
+def test_report_of_a_run_has_its_figures_and_leaves_it_alone(trained, tmp_path):
+    (folder,) = trained.glob("outputs/runs/*")
+    model, metrics = folder / "model" / "model.safetensors", (folder / "metrics.jsonl").read_text()
+    before = model.stat().st_mtime_ns
+    options = ["--notebooks", "02_train", "--output", str(tmp_path / "run.html")]
+    command = [sys.executable, "-m", "rmtkit", "report", str(folder), *options]
+    run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
-    (recipe,) = tmp_path.glob("runs/*/backbone/recipe.json")
-    assert len(read_json(recipe)["sha256"]["model.safetensors"]) == 64
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert json.loads(run.stdout)["num_bytes"] == len(page.encode()) < MAX_BYTES
+    assert page.count('src="data:image/png;base64') >= 2 and "exact_match" in page
+    assert str(trained) not in page and str(PROJECT) not in page
+    assert model.stat().st_mtime_ns == before and (folder / "metrics.jsonl").read_text() == metrics
+
+
+def test_readme_of_the_notebooks_names_them_all_and_only_what_exists():
+    text = (PROJECT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((\d\d_\w+\.ipynb)\)", text)) == {path.name for path in NOTEBOOKS}
+    assert set(re.findall(r"notebooks/(\w+\.ipynb)", text)) <= {path.name for path in NOTEBOOKS}
+    assert set(re.findall(r"-p (\w+)", text)) <= FIELDS
 
 
 def test_mistyped_parameter_stops_the_notebook_with_one_line(tmp_path):
