@@ -5,8 +5,8 @@ Every function returns a matplotlib Figure that pyplot does not keep: a notebook
 bars and bands are the 95 % intervals in the columns low and high; n is named in the legend or the title.
 """
 
-from rmtkit.plotting.accuracy import plot_accuracy_by_depth, plot_accuracy_by_length, plot_training
-from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_floors
+from rmtkit.plotting.accuracy import plot_accuracy_by_depth, plot_accuracy_by_length
+from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_floors, plot_shares, plot_sizes
 from rmtkit.plotting.memory import (
     plot_attention_mass,
     plot_read_attention,
@@ -14,8 +14,11 @@ from rmtkit.plotting.memory import (
     plot_write_attention,
 )
 from rmtkit.plotting.results import plot_results
+from rmtkit.plotting.style import as_png
+from rmtkit.plotting.training import plot_training
 
 __all__ = [
+    "as_png",
     "plot_accuracy_by_depth",
     "plot_accuracy_by_length",
     "plot_attention_mass",
@@ -24,6 +27,8 @@ __all__ = [
     "plot_floors",
     "plot_read_attention",
     "plot_results",
+    "plot_shares",
+    "plot_sizes",
     "plot_state_distances",
     "plot_training",
     "plot_write_attention",
