@@ -1,81 +1,23 @@
-"""Looking at the data: a sample with its facts marked, a browser of samples, tables of problems, facts and baselines.
+"""What only a live front end has: a browser of samples, and a form for the parameters of a run.
 
-The browser is thin: `render_sample` makes the HTML, and without a live front end that HTML is all that is shown.
+Both are thin: a pure function makes the HTML or the parameters, and headless that is all that happens. Only core
+widgets are used, alike in ipywidgets 7 and 8, and none that captures output: it can hang a headless run for ever.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import pandas as pd
+from rmtkit.babilong import BabilongBuilder
+from rmtkit.config import PRESETS, TASKS, Config, ConfigError, check, resolve
+from rmtkit.experiment import open_builder, open_problems, prompt_size
+from rmtkit.lens import render_sample
 
-from rmtkit.analysis import question_ends
-from rmtkit.babi import GeneratedProblems, Problem
-from rmtkit.babilong import BabilongBuilder, Sample
-from rmtkit.background import SPLITS, Background
-from rmtkit.evaluation import accuracy_table, wilson_interval
-from rmtkit.generalization import baseline_records
-
-MARKS = {  # background colour and CSS of each kind of text; all are colour-blind safe and differ in weight too
-    "supporting fact": "background:#ffd27f;color:#000;font-weight:bold;",
-    "fact": "background:#cfe6ff;color:#000;",
-    "question": "background:#c9ecd0;color:#000;text-decoration:underline;",
-    "answer": "border:1px solid #888;padding:0 3px;font-weight:bold;",
-}
-STYLE = "max-width:60em;line-height:1.6;white-space:pre-wrap;overflow-wrap:anywhere;"
-
-
-# ---------------------------------------------------------------------- a sample as HTML
-
-
-def render_sample(sample: Sample, tokenizer, *, max_chars: int = 3000) -> str:
-    """Return a sample as HTML: facts, supporting facts, question and answer marked, long background shortened.
-
-    Args: max_chars: characters of background to show, shared evenly by its pieces; each keeps its two ends.
-    """
-    pieces = _pieces(sample, tokenizer)
-    room = max(40, max_chars // max(1, sum(kind == "background" for kind, _ in pieces)))
-    body = "".join(_render_piece(kind, ids, tokenizer, room) for kind, ids in pieces)
-    legend = " ".join(_mark(kind, kind) for kind in ("supporting fact", "fact", "question"))
-    size, facts = len(sample.prompt), len(sample.problem.facts)
-    title = html.escape(f"{sample.problem.task}, {sample.split} sample {sample.index}: {size:,} tokens, {facts} facts")
-    answer = _mark("answer", sample.question.answer)
-    return f'<p><b>{title}</b>&ensp;{legend}</p><div style="{STYLE}">{body} &rarr; {answer}</div>'
-
-
-def _pieces(sample: Sample, tokenizer) -> list[tuple[str, np.ndarray]]:
-    """Cut the prompt into (kind, token ids), in order."""
-    head, tail = question_ends(sample, tokenizer)
-    kinds = ["supporting fact" if k in sample.question.supporting else "fact" for k in range(len(sample.fact_spans))]
-    facts = zip(kinds, *sample.fact_spans.T.tolist(), strict=True)
-    pieces, done = [], 0
-    for kind, start, end in (("question", 0, head), *facts, ("question", tail, len(sample.prompt))):
-        pieces += [("background", sample.prompt[done:start]), (kind, sample.prompt[start:end])]
-        done = end
-    return [(kind, ids) for kind, ids in pieces if len(ids)]
-
-
-def _render_piece(kind: str, ids: np.ndarray, tokenizer, room: int) -> str:
-    text = tokenizer.decode(ids.tolist())
-    if kind != "background":
-        return _mark(kind, text)
-    if len(text) <= room:
-        return html.escape(text)
-    left, right = html.escape(text[: room // 2]), html.escape(text[-(room // 2) :])
-    return f"{left} <i>&hellip; {len(ids):,} tokens of background &hellip;</i> {right}"
-
-
-def _mark(kind: str, text: str) -> str:
-    space = " " * text.startswith(" ")
-    return f'{space}<span title="{kind}" style="{MARKS[kind]}">{html.escape(text.removeprefix(" "))}</span>'
-
-
-# ---------------------------------------------------------------------- the browser
+SPLIT = "train"  # of what is browsed: test samples are for the test
 
 
 def is_interactive() -> bool:
@@ -93,102 +35,153 @@ def is_interactive() -> bool:
     return has_front_end and bool(request.get("content", {}).get("allow_stdin", False))
 
 
-def explore_samples(builder: BabilongBuilder, *, lengths: list[int | None], split: str = "train",
-                    num_samples: int = 50, interactive: bool | None = None):  # fmt: skip
-    """Return a browser of samples, or the first sample as static HTML if no live front end is there.
+# ---------------------------------------------------------------------- samples
 
-    Args: lengths: of the prompt in tokens, to choose from; None: facts alone;
-          interactive: build the widget or not; None: `is_interactive()`.
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a reader of samples can choose."""
+
+    task: str
+    num_segments: int | None  # None: facts alone
+    fact_depth: tuple[float, float]  # facts lie between these shares of the sample
+    seed: int
+    index: int
+
+
+class SampleViews:
+    """The HTML of any sample that one can choose; builders are kept.
+
+    Args: config: of everything that is not chosen;  builder: of that configuration.
     """
 
-    def render(num_tokens: int | None, index: int) -> str:
-        return render_sample(builder.sample(split, index, num_tokens), builder.tokenizer)
+    def __init__(self, config: Config, builder: BabilongBuilder):
+        self.config, self.tokenizer = config, builder.tokenizer
+        self._builders = {self._key(self.first): builder}
 
+    @property
+    def first(self) -> Choice:
+        """The choice that is the configuration's own."""
+        config = self.config
+        num_segments = None if config.background == "none" else config.segments[0]
+        return Choice(config.task, num_segments, (config.fact_depth_start, config.fact_depth_end), config.seed, 0)
+
+    def render(self, choice: Choice) -> str:
+        """Return the sample as HTML; of a choice that cannot be had, why."""
+        try:
+            builder = self._builder(choice)
+            size = None if choice.num_segments is None else prompt_size(self.config, choice.num_segments)
+            sample = builder.sample(SPLIT, choice.index, size)
+        except ValueError as error:
+            return f"<p><b>There is no such sample:</b> {html.escape(str(error))}</p>"
+        start, end = (f"{100 * share:.0f}" for share in choice.fact_depth)
+        caption = f"<p>seed {choice.seed}, facts between {start} and {end} % of the sample</p>"
+        return caption + render_sample(sample, self.tokenizer, segment_size=self.config.segment_size)
+
+    def _builder(self, choice: Choice) -> BabilongBuilder:
+        if self._key(choice) not in self._builders:
+            start, end = choice.fact_depth
+            chosen = {"task": choice.task, "seed": choice.seed, "fact_depth_start": start, "fact_depth_end": end}
+            config = check(dataclasses.replace(self.config, **chosen))
+            self._builders[self._key(choice)] = open_builder(config, self.tokenizer, open_problems(config))
+        return self._builders[self._key(choice)]
+
+    @staticmethod
+    def _key(choice: Choice) -> tuple:
+        return choice.task, choice.fact_depth, choice.seed
+
+
+def explore_samples(config: Config, builder: BabilongBuilder, *, num_samples: int = 50,
+                    interactive: bool | None = None):  # fmt: skip
+    """Return a browser of samples, or the first sample as static HTML if no live front end is there.
+
+    Args: builder: of the configuration;  interactive: build the widget or not; None: `is_interactive()`.
+    """
+    views = SampleViews(config, builder)
     if not (is_interactive() if interactive is None else interactive):
         from IPython.display import HTML
 
-        return HTML(render(lengths[0], 0))
-    return _browser(render, lengths, num_samples)
+        return HTML(views.render(views.first))
+    return _browser(views.render, views.first, _lengths(config), num_samples)
 
 
-def _browser(render: Callable[[int | None, int], str], lengths: list[int | None], num_samples: int):
-    """Return two controls above an HTML view; core widgets without Output, alike in ipywidgets 7 and 8."""
+def _lengths(config: Config) -> list[tuple[str, int | None]]:
+    """Return the lengths to choose from: name and number of segments; None is facts alone."""
+    if config.background == "none":
+        return [("facts alone", None)]
+    numbers = sorted({*config.segments, *config.test_segments})
+    return [("facts alone", None), *((f"{n} segments, {n * config.segment_size:,} tokens", n) for n in numbers)]
+
+
+def _browser(render: Callable[[Choice], str], first: Choice, lengths: Sequence[tuple[str, int | None]],
+             num_samples: int):  # fmt: skip
+    """Return five controls above an HTML view."""
     import ipywidgets
 
-    names = [(f"{length:,} tokens" if length else "facts alone", length) for length in lengths]
-    length = ipywidgets.Dropdown(options=names, value=lengths[0], description="length")
-    index = ipywidgets.IntSlider(value=0, min=0, max=num_samples - 1, description="sample", continuous_update=False)
-    view = ipywidgets.HTML(render(lengths[0], 0))
+    lazy = {"continuous_update": False}  # a slider tells its value when it is let go
+    controls = {
+        "task": ipywidgets.Dropdown(options=sorted({*TASKS, first.task}, key=_task_order), value=first.task),
+        "num_segments": ipywidgets.Dropdown(options=lengths, value=first.num_segments),
+        "fact_depth": ipywidgets.FloatRangeSlider(value=first.fact_depth, min=0, max=1, step=0.05, **lazy),
+        "seed": ipywidgets.BoundedIntText(value=first.seed, min=0, max=2**32 - 1),
+        "index": ipywidgets.IntSlider(value=0, min=0, max=num_samples - 1, **lazy),
+    }
+    names = {"num_segments": "length", "fact_depth": "facts in", "index": "sample"}
+    for name, control in controls.items():
+        control.description = names.get(name, name)
+    view = ipywidgets.HTML(render(first))
 
     def show(_change) -> None:
-        view.value = render(length.value, index.value)
+        view.value = render(Choice(**{name: control.value for name, control in controls.items()}))
 
-    length.observe(show, names="value")
-    index.observe(show, names="value")
-    return ipywidgets.VBox([ipywidgets.HBox([length, index]), view])
-
-
-# ---------------------------------------------------------------------- tables
+    for control in controls.values():
+        control.observe(show, names="value")
+    first_row, second_row = list(controls.values())[:3], list(controls.values())[3:]
+    return ipywidgets.VBox([ipywidgets.HBox(first_row), ipywidgets.HBox(second_row), view])
 
 
-def distribution_table(problems_of_source: dict[str, list[Problem]]) -> pd.DataFrame:
-    """Count answers, facts and supporting facts of problems from several sources.
+def _task_order(name: str) -> int:
+    return int(name[2:]) if name[2:].isdigit() else 0
 
-    Returns: a row per source, quantity and value: share of the problems, its 95 % Wilson interval (low, high), n.
+
+# ---------------------------------------------------------------------- parameters
+
+
+def choose_parameters(parameters: dict, *, interactive: bool | None = None) -> dict:
+    """Return the parameters; with a live front end also show a form that changes task, preset and seed in them.
+
+    Args:   parameters: as `rmtkit.config.notebook_parameters` has them;  interactive: as in `explore_samples`.
+    Raises: ConfigError for parameters that do not go.
     """
-    quantities = {
-        "answer": lambda problem: problem.questions[0].answer,
-        "facts in a problem": lambda problem: len(problem.facts),
-        "facts told after the last supporting one": _num_facts_after,
+    config, parameters = resolve(parameters), dict(parameters)
+    if is_interactive() if interactive is None else interactive:
+        from IPython.display import display
+
+        display(_form(config, parameters))
+    return parameters
+
+
+def _form(config: Config, parameters: dict):
+    """Return three controls and a button that writes their values into the parameters, if they go."""
+    import ipywidgets
+
+    controls = {
+        "task": ipywidgets.Combobox(options=TASKS, value=config.task, ensure_option=False, description="task"),
+        "preset": ipywidgets.Dropdown(options=list(PRESETS), value=config.preset, description="preset"),
+        "seed": ipywidgets.BoundedIntText(value=config.seed, min=0, max=2**32 - 1, description="seed"),
     }
-    rows = []
-    for quantity, measure in quantities.items():
-        for source, problems in problems_of_source.items():
-            for value, count in sorted(Counter(map(measure, problems)).items()):
-                low, high = wilson_interval(count, len(problems))
-                row = {"quantity": quantity, "value": value, "source": source, "share": count / len(problems)}
-                rows.append({**row, "low": low, "high": high, "n": len(problems)})
-    return pd.DataFrame(rows)
+    button, said = ipywidgets.Button(description="Use these"), ipywidgets.HTML()
 
+    def use(_button) -> None:
+        chosen = {name: control.value for name, control in controls.items()}
+        try:
+            resolve({**parameters, **chosen})
+        except ConfigError as error:
+            said.value = html.escape(str(error))
+            return
+        parameters.update(chosen)
+        text = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        said.value = f"The cells below now use {html.escape(text)}. Run them: Run, Run Selected Cell and All Below."
 
-def _num_facts_after(problem: Problem) -> int:
-    return len(problem.facts) - 1 - max(problem.questions[0].supporting, default=-1)
-
-
-def fact_table(samples: list[Sample]) -> pd.DataFrame:
-    """Return a row per fact: index (of its sample), num_tokens, fact, text, position, depth (0..1), is_supporting."""
-    return pd.DataFrame(
-        {"index": sample.index, "num_tokens": len(sample.prompt), "fact": fact, "text": sample.problem.facts[fact],
-         "position": start, "depth": start / len(sample.prompt), "is_supporting": fact in sample.question.supporting}
-        for sample in samples
-        for fact, start in enumerate(sample.fact_spans[:, 0].tolist())
-    )  # fmt: skip
-
-
-def background_table(background: Background) -> pd.DataFrame:
-    """Return documents, sentences, tokens and tokens per sentence of each split of a background."""
-    table = pd.DataFrame(
-        {"split": split, "documents": background.num_documents(split), "sentences": background.num_sentences(split),
-         "tokens": background.num_tokens(split)}
-        for split in SPLITS
-    )  # fmt: skip
-    return table.assign(tokens_per_sentence=(table["tokens"] / table["sentences"]).round(1)).set_index("split")
-
-
-def story_table(tasks: Sequence[str], seed: int) -> pd.DataFrame:
-    """Return a short generated problem of each task: task, facts (a star at the supporting ones), question, answer."""
-    rows = []
-    for task in tasks:
-        source = GeneratedProblems(task, seed=seed)
-        problem = min((source.problem("train", index) for index in range(5)), key=lambda problem: len(problem.facts))
-        question = problem.questions[0]
-        told = [f"{fact} *" if i in question.supporting else fact for i, fact in enumerate(problem.facts)]
-        rows.append({"task": task, "facts": " ".join(told), "question": question.text, "answer": question.answer})
-    return pd.DataFrame(rows).set_index("task")
-
-
-def floor_table(tasks: Sequence[str], seed: int, *, num_problems: int = 500) -> pd.DataFrame:
-    """Return the accuracy of both baselines on generated problems of each task, its 95 % Wilson interval, and n."""
-    sources = (GeneratedProblems(task, seed=seed) for task in tasks)
-    records = pd.concat([baseline_records(source, num_problems=num_problems) for source in sources])
-    return accuracy_table(records, ["task", "baseline"])
+    button.on_click(use)
+    return ipywidgets.VBox([ipywidgets.HBox([*controls.values(), button]), said])

@@ -23,6 +23,7 @@ import subprocess
 import sys
 
 from rmtkit.config import Config
+from rmtkit.parameters import as_text
 from rmtkit.processes import is_launched, is_main, micro_batch_size
 
 
@@ -49,14 +50,15 @@ def train_anywhere(experiment, callbacks=(), *, num_processes: int | None = None
 
 
 def train_and_test(config: Config, *, num_processes: int | None = None) -> dict:
-    """Run notebook 02 without the notebook: train, test at all lengths, figure, result.json.
+    """Run notebook 02 without the notebook: train, test at all lengths, figure, result.json, summary.html.
 
-    Returns: what result.json holds, and the run folder under "run".
+    Returns: what result.json holds, the run folder under "run", and the page under "summary".
     Raises:  ConfigError and other ValueErrors before anything heavy.
     """
     from rmtkit.experiment import prepare
     from rmtkit.generalization import evaluate_lengths, length_table, plot_lengths
-    from rmtkit.progress import TrainingProgress
+    from rmtkit.live import TrainingProgress
+    from rmtkit.summary import summarize, write_summary
     from rmtkit.training import finish
 
     experiment = prepare(config)
@@ -66,7 +68,9 @@ def train_and_test(config: Config, *, num_processes: int | None = None) -> dict:
     if not is_main():
         return {}
     plot_lengths(config, records, experiment.builder.problems, run.folder)
-    return {"run": str(run.folder), **finish(experiment, length_table(records))}
+    result = finish(experiment, length_table(records))
+    page = write_summary(run, summarize(experiment, records))
+    return {"run": str(run.folder), "summary": str(page), **result}
 
 
 def evaluate_trained(config: Config) -> dict:
@@ -121,11 +125,7 @@ def launch_command(config: Config, num_processes: int) -> list[str]:
 def as_options(config: Config) -> list[str]:
     """Return a configuration as --NAME=VALUE, which `resolve` turns back into it."""
     fields = dataclasses.asdict(config)
-    return [f"--{name}={_as_text(value)}" for name, value in fields.items()]
-
-
-def _as_text(value) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+    return [f"--{name}={as_text(value)}" for name, value in fields.items()]
 
 
 def run_streamed(command: list[str]) -> None:

@@ -53,3 +53,8 @@ def _whole(value) -> int:
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError
     return int(value)
+
+
+def as_text(value) -> str:
+    """Return the text that `coerce` turns back into the value of a field."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)

@@ -1,17 +1,19 @@
 """Progress that ends as one small static output: a display handle in a notebook, sparse lines elsewhere.
 
+`live.py` shows how a training goes with them.
+
 tqdm's widget bar stays at 0 % in a headless run and a text bar leaves hundreds of lines (papermill#617), so neither is
 used. transformers' own notebook table is switched off in favour of this one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-
-from transformers import TrainerCallback
 
 from rmtkit.processes import is_main, num_processes
 
@@ -26,8 +28,9 @@ class Display:
 
     def __init__(self, seconds: float = 2.0):
         self._last_shown = 0.0
-        self._handle = _new_handle()
-        self.seconds = seconds if self._handle else 5 * seconds
+        self._handle = None
+        self.is_in_place = _in_kernel()  # each text replaces the one before it
+        self.seconds = seconds if self.is_in_place else 5 * seconds
 
     def show(self, text: str, *, force: bool = False) -> None:
         """Show the text, at most every `seconds` unless forced."""
@@ -35,10 +38,10 @@ class Display:
         if not is_main() or (not force and now - self._last_shown < self.seconds):
             return
         self._last_shown = now
-        if self._handle is None:
-            print(text, file=sys.stderr, flush=True)
+        if self.is_in_place:
+            self._handle = _show(_Line(text), self._handle)
         else:
-            self._handle.update(_Line(text))
+            print(text, file=sys.stderr, flush=True)
 
 
 class _Line:
@@ -54,14 +57,67 @@ class _Line:
         return f"<pre>{html.escape(self.text)}</pre>"
 
 
-def _new_handle():
-    """Return a display handle inside of an IPython kernel, None elsewhere."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None or not hasattr(shell, "kernel"):
-        return None
+class LiveImage:
+    """An image that is replaced in place in a notebook; elsewhere there is none, and nothing is drawn.
+
+    It is drawn every `seconds` at most, and so rarely that drawing takes a `share` of the time at most.
+    """
+
+    def __init__(self, seconds: float = 2.0, share: float = 0.05):
+        self._handle = None
+        self._next = 0.0
+        self.seconds, self.share = seconds, share
+
+    def show(self, draw: Callable[[], bytes], *, force: bool = False) -> None:
+        """Show what `draw` returns, a PNG, if it is time or forced."""
+        started = time.monotonic()
+        if not (is_main() and _in_kernel()) or (not force and started < self._next):
+            return
+        from IPython.display import Image
+
+        image = Image(data=draw(), format="png")
+        now = time.monotonic()
+        self._next = now + max(self.seconds, (now - started) / self.share)
+        self._handle = _show(image, self._handle)
+
+
+def _show(content, handle):
+    """Show something in a notebook, in place of what the handle shows; return the handle."""
     from IPython.display import display
 
-    return display(_Line("..."), display_id=True)
+    if handle is None:
+        return display(content, display_id=True)
+    handle.update(content)
+    return handle
+
+
+def _in_kernel() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class Pace:
+    """What this process has read, in tokens with their padding, and the seconds that it took, pauses left out."""
+
+    def __init__(self):
+        self.num_tokens = 0
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let time pass that does not count."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - started
+
+    def lap(self) -> dict[str, float]:
+        """Return num_tokens, of all processes, and seconds since the lap before, and begin a new one."""
+        now = time.perf_counter()
+        found = {"num_tokens": self.num_tokens * num_processes(), "seconds": round(now - self._since, 4)}
+        self.num_tokens, self._since = 0, now
+        return found
 
 
 class ReadingProgress:
@@ -98,39 +154,3 @@ class ReadingProgress:
         done, rate = self._read + self._saved, self._read / max(seconds, 1e-9)
         left = f"{timedelta(seconds=round(max(0, self.num_tokens - done) / rate))} left" if rate else "..."
         return f"{self.label}: {done:,} of {self.num_tokens:,} tokens read, {rate:,.0f} tokens/s, {left}"
-
-
-class TrainingProgress(TrainerCallback):
-    """Show stage, step, loss, validation accuracy and speed while a curriculum trains."""
-
-    def __init__(self):
-        self.display = Display()
-        self.lines: list[str] = []
-        self._started = time.monotonic()
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Open a line for the stage."""
-        self._loss, self._accuracy, self._first = "not yet", "not yet", (state.global_step, time.monotonic())
-        self.lines.append("")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Take the loss, and the validation accuracy where there is one."""
-        if logs and "loss" in logs:
-            self._loss = f"{logs['loss']:.3f}"
-        if logs and "eval_exact_match" in logs:
-            low, high = logs["eval_low"], logs["eval_high"]
-            self._accuracy = f"{logs['eval_exact_match']:.3f} [{low:.3f}, {high:.3f}] n={logs['eval_n']}"
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Refresh the line."""
-        step, since = self._first
-        rate = (state.global_step - step) / max(1e-9, time.monotonic() - since)
-        self.lines[-1] = (
-            f"{args.output_dir.rsplit('/', 1)[-1]}: step {state.global_step}/{state.max_steps}, loss {self._loss}, "
-            f"validation exact match {self._accuracy}, {rate:.1f} steps/s, {time.monotonic() - self._started:.0f} s"
-        )
-        self.display.show("\n".join(self.lines) if self.display._handle else self.lines[-1])
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Show the last state of the stage."""
-        self.display.show("\n".join(self.lines), force=True)

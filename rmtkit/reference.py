@@ -60,9 +60,15 @@ def verify_weights(folder: Path) -> None:
 
 
 def resolve_reference(name: str) -> str:
-    """Return the folder of `reference:NAME`, or the name itself (a folder or a hub name). Raises: ConfigError."""
+    """Return the folder of `reference:NAME`, of a run folder its model's, or the name itself (a folder, a hub name).
+
+    Raises: ConfigError.
+    """
     if not name.startswith("reference:"):
-        return str(Path(name).expanduser()) if name.startswith("~") else name
+        path = Path(name).expanduser()
+        if (path / "model" / "config.json").is_file():
+            return str(path / "model")
+        return str(path) if name.startswith("~") else name
     folder = REFERENCE / name.removeprefix("reference:")
     if not (folder / "config.json").is_file():
         known = ", ".join(reference_names()) or "none"
@@ -72,8 +78,7 @@ def resolve_reference(name: str) -> str:
 
 def checkpoint_folder(checkpoint: str) -> Path:
     """Return the folder that a checkpoint's model is in: of a run folder its `model`. Raises: ConfigError."""
-    folder = Path(resolve_reference(str(checkpoint)))
-    return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    return Path(resolve_reference(str(checkpoint)))
 
 
 def resolve_trained(parameters: dict) -> Config:

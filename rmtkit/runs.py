@@ -2,6 +2,7 @@
 
 config.json, environment.json   written first
 metrics.jsonl                   a line per validation
+training.jsonl                  a line per logged step: loss, tokens read and seconds since the line before
 checkpoints/                    a folder per curriculum stage
 result.json                     written last, atomically: its presence means that the run is whole
 
@@ -58,28 +59,44 @@ class Run:
         A line cut off by a crash is dropped. A run that goes on from a checkpoint repeats the validations after it: of
         rows with the same split, stage and step the last one counts.
         """
-        path = self.folder / "metrics.jsonl"
-        rows = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            rows[row.get("split"), row.get("stage"), row.get("step")] = row
-        return list(rows.values())
+        return _read_rows(self.folder / "metrics.jsonl")
+
+    def training_log(self) -> list[dict]:
+        """Return the rows of training.jsonl as `metrics` does; of a run made before there was such a file, none."""
+        return _read_rows(self.folder / "training.jsonl")
 
     def append_metrics(self, row: dict) -> None:
-        """Add one line to metrics.jsonl; on a line of its own, even if a crash has cut the one before it."""
-        with open(self.folder / "metrics.jsonl", "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                is_cut = file.read(1) != b"\n"
-                file.write(b"\n" * is_cut)
-            file.write(json.dumps(row).encode() + b"\n")
+        """Add one line to metrics.jsonl."""
+        _append_row(self.folder / "metrics.jsonl", row)
+
+    def append_log(self, row: dict) -> None:
+        """Add one line to training.jsonl."""
+        _append_row(self.folder / "training.jsonl", row)
 
     def finish(self, result: dict) -> None:
         """Write result.json, the last file of a run."""
         write_json(self.result_path, result)
+
+
+def _read_rows(path: Path) -> list[dict]:
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row.get("split"), row.get("stage"), row.get("step")] = row
+    return list(rows.values())
+
+
+def _append_row(path: Path, row: dict) -> None:
+    """Add one line; on a line of its own, even if a crash has cut the one before it."""
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            is_cut = file.read(1) != b"\n"
+            file.write(b"\n" * is_cut)
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def open_run(config: Config) -> Run:

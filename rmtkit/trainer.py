@@ -19,6 +19,7 @@ from rmtkit.experiment import Experiment
 from rmtkit.memory import RMTPreTrainedModel
 from rmtkit.optimization import MuonWithAdamW, WithCopies
 from rmtkit.processes import is_main, rank
+from rmtkit.progress import Pace
 from rmtkit.sharding import whole_model
 from rmtkit.streams import CarriedMemory, window_loss
 from rmtkit.validation import Metric, validate
@@ -33,6 +34,7 @@ class StageTrainer(Trainer):
         self.metrics = metrics
         config = experiment.config
         self.carried = CarriedMemory(config.batch_size) if config.window else None
+        self.pace = Pace()
         super().__init__(**arguments)
 
     def _get_train_sampler(self, train_dataset=None):
@@ -46,6 +48,7 @@ class StageTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of a batch; of windows after what their rows have read, and carry the memory on."""
+        self.pace.num_tokens += sum(inputs[name].numel() for name in ("input_ids", "text") if name in inputs)
         if self.carried is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows, reader = inputs["rows"], self.accelerator.unwrap_model(model)
@@ -85,21 +88,29 @@ class StageTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Answer the validation samples greedily; log exact match with its interval, and other metrics."""
-        with self._averaged_weights(), self.accelerator.autocast():
+        with self.pace.paused(), self._averaged_weights(), self.accelerator.autocast():
             metrics = validate(
                 whole_model(self.model), self.eval_dataset, self.experiment.tokenizer, config=self.experiment.config,
                 batch_size=self.args.eval_batch_size, metrics=self.metrics,
             )  # fmt: skip
         metrics["skipped_updates"] = len(skipped_updates(self.state))
         if is_main():
-            self.experiment.run.append_metrics(
-                {"stage": self.stage.index, "num_segments": self.stage.num_segments, "step": self.state.global_step,
-                 "split": "validation", **metrics}
-            )  # fmt: skip
+            self.experiment.run.append_metrics({**self._place("validation"), **metrics})
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def log(self, logs, start_time=None):
+        """Log; the training loss also to the run's training.jsonl, with the tokens and seconds that it took."""
+        if "loss" in logs and is_main():
+            self.experiment.run.append_log({**self._place("train"), "loss": logs["loss"], **self.pace.lap()})
+        super().log(logs, start_time)
+
+    def _place(self, split: str) -> dict:
+        stage = self.stage
+        return {"stage": stage.index, "num_segments": stage.num_segments, "step": self.state.global_step,
+                "split": split}  # fmt: skip
 
 
 def _carried_path(folder: str) -> Path:

@@ -1,108 +1,28 @@
-"""The HTML of a sample, the browser with and without a front end, and the tables of notebook 01."""
+"""What is there with a live front end and without one: the browser of samples, the form for parameters."""
 
-import re
 import sys
 import types
 
-import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from rmtkit import explore, generalization
-from rmtkit.babi import GeneratedProblems, MixedProblems, Problem, Question
-from rmtkit.babilong import BabilongBuilder
-
-SENTENCE = " He wrote <script>alert('x')</script> & left the old town for good."
-
-
-class Sentences:
-    """A background that repeats one sentence."""
-
-    def __init__(self, tokenizer):
-        self.sentence = np.array(tokenizer.encode(SENTENCE), dtype=np.uint16)
-
-    def passage(self, split, num_tokens, rng):
-        size = len(self.sentence)
-        return np.resize(self.sentence, num_tokens), np.arange(0, num_tokens, size)
-
-    num_documents = staticmethod({"train": 8, "validation": 1, "test": 1}.get)
-    num_sentences = staticmethod({"train": 80, "validation": 10, "test": 20}.get)
-    num_tokens = staticmethod({"train": 1600, "validation": 210, "test": 410}.get)
+from rmtkit import explore
+from rmtkit.config import ConfigError, resolve
+from rmtkit.experiment import open_builder, open_problems, open_tokenizer, prompt_size
+from rmtkit.lens import render_sample
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = {"special_tokens": ["<eos>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    bpe.train_from_iterator([SENTENCE] * 3, trainers.BpeTrainer(vocab_size=300, **special))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+def config(library, tmp_path_factory):
+    given = {"preset": "smoke", "background": "local", "background_path": str(library)}
+    return resolve({**given, "data_dir": str(tmp_path_factory.mktemp("data")), "segments": "4,8", "task": "qa1"})
 
 
 @pytest.fixture(scope="module")
-def problems():
-    return GeneratedProblems("qa1", seed=0)
+def builder(config):
+    return open_builder(config, open_tokenizer(config), open_problems(config))
 
 
-@pytest.fixture(scope="module")
-def builder(tokenizer, problems):
-    return BabilongBuilder(problems, Sentences(tokenizer), tokenizer)
-
-
-def marked(text, kind):
-    """Return the texts that an HTML page marks as something."""
-    return re.findall(f'<span title="{kind}"[^>]*>([^<]*)</span>', text)
-
-
-# ---------------------------------------------------------------------- HTML
-
-
-def test_render_sample_escapes_the_background(builder, tokenizer):
-    text = explore.render_sample(builder.sample("train", 0, 600), tokenizer)
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text and "&amp; left" in text
-
-
-def test_render_sample_marks_facts_question_and_answer(builder, tokenizer):
-    sample = builder.sample("train", 0, 600)
-    text, problem = explore.render_sample(sample, tokenizer), sample.problem
-    legend = 1
-    supporting = [problem.facts[i] for i in sample.question.supporting]
-    assert marked(text, "supporting fact")[legend:] == supporting
-    assert marked(text, "fact")[legend:] == [fact for fact in problem.facts if fact not in supporting]
-    assert marked(text, "question")[legend:] == [sample.question.text]
-    assert marked(text, "answer") == [sample.question.answer]
-
-
-def test_render_sample_marks_a_question_at_the_start(problems, tokenizer):
-    builder = BabilongBuilder(problems, Sentences(tokenizer), tokenizer, question_position="first")
-    text = explore.render_sample(builder.sample("train", 0, 600), tokenizer)
-    assert len(marked(text, "question")) == 2
-    assert text.index(marked(text, "question")[1]) < text.index("&lt;script")
-
-
-def test_render_sample_shortens_long_background_and_says_by_how_much(builder, tokenizer):
-    sample = builder.sample("train", 0, 3000)
-    short, whole = (explore.render_sample(sample, tokenizer, max_chars=chars) for chars in (400, 10**6))
-    assert "tokens of background" in short and "tokens of background" not in whole
-    assert len(short) < len(whole) / 3
-
-
-def test_render_sample_keeps_the_order_of_the_prompt(builder, tokenizer):
-    sample = builder.sample("train", 1, 300)
-    text = explore.render_sample(sample, tokenizer, max_chars=10**6)
-    body = text.split("<div", 1)[1].split(">", 1)[1].split(" &rarr;")[0]
-    plain = explore.html.unescape(re.sub("<[^>]*>", "", body))
-    assert plain == tokenizer.decode(sample.prompt.tolist())
-
-
-def test_render_sample_shows_facts_without_background(builder, tokenizer):
-    text = explore.render_sample(builder.sample("train", 0), tokenizer)
-    assert "script" not in text and len(marked(text, "supporting fact")) == 2
-
-
-# ---------------------------------------------------------------------- browser
+# ---------------------------------------------------------------------- front end
 
 
 def front_end(monkeypatch, *, allow_stdin=True, environment="JPY_SESSION_NAME"):
@@ -143,94 +63,91 @@ def test_is_interactive_is_never_so_in_ci(monkeypatch):
     assert not explore.is_interactive()
 
 
-def test_explore_samples_headless_is_the_first_sample_without_a_widget(builder, tokenizer, monkeypatch):
+# ---------------------------------------------------------------------- samples
+
+
+def test_explore_samples_headless_is_the_first_sample_without_a_widget(config, builder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # importing it would fail
-    shown = explore.explore_samples(builder, lengths=[300, 600])
-    assert shown.data == explore.render_sample(builder.sample("train", 0, 300), tokenizer)
+    shown = explore.explore_samples(config, builder)
+    sample = builder.sample("train", 0, prompt_size(config, 4))
+    assert shown.data.endswith(render_sample(sample, builder.tokenizer, segment_size=config.segment_size))
 
 
-def test_explore_samples_interactive_follows_its_controls_without_output_capture(builder, tokenizer):
+def test_views_are_of_the_task_length_depth_seed_and_sample_chosen(config, builder):
+    views = explore.SampleViews(config, builder)
+    text = views.render(explore.Choice("qa6", 8, (0.5, 1.0), 7, 3))
+    other = resolve({**vars(config), "task": "qa6", "seed": 7, "fact_depth_start": 0.5})
+    sample = open_builder(other, builder.tokenizer, open_problems(other)).sample("train", 3, prompt_size(config, 8))
+    assert text.endswith(render_sample(sample, builder.tokenizer, segment_size=config.segment_size))
+    assert text.startswith("<p>seed 7, facts between 50 and 100 % of the sample</p>")
+    assert sample.fact_spans[0, 0] >= 0.5 * len(sample.prompt) and sample.problem.task == "qa6"
+
+
+def test_view_of_facts_alone_has_no_background(config, builder):
+    text = explore.SampleViews(config, builder).render(explore.Choice("qa1", None, (0.0, 1.0), 0, 0))
+    assert "river" not in text and "supporting fact" in text
+
+
+@pytest.mark.parametrize("change", [{"task": "qa99"}, {"fact_depth": (0.5, 0.5)}, {"task": "qa15", "num_segments": 1}])
+def test_view_of_what_cannot_be_had_says_why(config, builder, change, monkeypatch):
+    monkeypatch.setattr("rmtkit.babilong.MAX_DRAWS", 3)
+    views = explore.SampleViews(config, builder)
+    text = views.render(explore.dataclasses.replace(views.first, **change))
+    assert text.startswith("<p><b>There is no such sample:</b> ") and len(text) > 60
+
+
+def test_explore_samples_interactive_follows_its_controls_without_output_capture(config, builder):
     ipywidgets = pytest.importorskip("ipywidgets")
-    browser = explore.explore_samples(builder, lengths=[300, None], interactive=True, num_samples=9)
-    (length, index), view = browser.children[0].children, browser.children[1]
-    index.value = 5
-    assert view.value == explore.render_sample(builder.sample("train", 5, 300), tokenizer)
+    browser = explore.explore_samples(config, builder, interactive=True, num_samples=9)
+    (task, length, depth), (seed, index), view = (*(row.children for row in browser.children[:2]), browser.children[2])
+    views = explore.SampleViews(config, builder)
+    assert view.value == views.render(views.first) and index.max == 8
+    index.value, length.value, task.value, seed.value, depth.value = 5, 8, "qa6", 2, (0.25, 0.75)
+    assert view.value == views.render(explore.Choice("qa6", 8, (0.25, 0.75), 2, 5))
     length.value = None
-    assert view.value == explore.render_sample(builder.sample("train", 5, None), tokenizer)
-    assert not any(isinstance(widget, ipywidgets.Output) for widget in (length, index, view)) and index.max == 8
+    assert view.value == views.render(explore.Choice("qa6", None, (0.25, 0.75), 2, 5))
+    assert not any(isinstance(w, ipywidgets.Output) for w in (task, length, depth, seed, index, view))
 
 
-# ---------------------------------------------------------------------- tables
+# ---------------------------------------------------------------------- parameters
 
 
-def test_first_problems_stops_where_recorded_problems_end(problems):
-    assert len(generalization.first_problems(problems, "train", 7)) == 7
-    few = types.SimpleNamespace(num_problems=lambda split: 3, problem=lambda split, index: index)
-    assert generalization.first_problems(few, "test", 7) == [0, 1, 2]
+def form(parameters, monkeypatch):
+    """Build the form as if live; return what `choose_parameters` returned, its controls, button and message."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    chosen = explore.choose_parameters(parameters, interactive=True)
+    row, said = shown[0].children
+    *controls, button = row.children
+    return chosen, controls, button, said
 
 
-def test_distribution_table_counts_every_problem_once(problems):
-    table = explore.distribution_table({"generated": generalization.first_problems(problems, "train", 60)})
-    totals = table.groupby("quantity")["share"].sum()
-    assert len(totals) == 3 and totals.to_numpy() == pytest.approx(1)
-    assert (table["n"] == 60).all()
-    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
+def test_choose_parameters_headless_builds_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    given = {"task": "qa2", "preset": "smoke", "seed": 3, "steps": None}
+    assert explore.choose_parameters(given) == given
 
 
-def test_distribution_table_counts_facts_behind_the_last_supporting_one():
-    problem = Problem("qa1", ("a.", "b.", "c.", "d."), (Question("Where?", "x", 4, (0, 2)),))
-    table = explore.distribution_table({"one": [problem]}).set_index("quantity")["value"]
-    assert table["facts told after the last supporting one"] == 1 and table["facts in a problem"] == 4
+def test_choose_parameters_stops_at_once_at_a_wrong_one():
+    with pytest.raises(ConfigError, match="did you mean 'task'"):
+        explore.choose_parameters({"taks": "qa1"}, interactive=False)
 
 
-def test_fact_table_places_every_fact(builder):
-    samples = [builder.sample("train", index, 300) for index in range(4)]
-    table = explore.fact_table(samples)
-    assert len(table) == sum(len(sample.problem.facts) for sample in samples)
-    assert table["is_supporting"].sum() == 4
-    row = table[table["index"] == 2].iloc[1]
-    assert row["position"] == samples[2].fact_spans[1, 0] and row["depth"] == row["position"] / 300
+def test_button_of_the_form_changes_what_the_cells_below_use(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    given = {"task": "qa1", "preset": "tiny", "seed": 0, "batch_size": 64}
+    chosen, (task, preset, seed), button, said = form(given, monkeypatch)
+    assert (task.value, preset.value, seed.value) == ("qa1", "tiny", 0)
+    task.value, preset.value, seed.value = "qa2,qa3", "smoke", 5
+    assert chosen == given
+    button.click()
+    assert chosen == {"task": "qa2,qa3", "preset": "smoke", "seed": 5, "batch_size": 64}
+    assert "task qa2,qa3, preset smoke, seed 5" in said.value and given["task"] == "qa1"
 
 
-def test_background_table_has_a_row_per_split(builder):
-    table = explore.background_table(builder.background)
-    assert list(table.index) == ["train", "validation", "test"]
-    assert table.loc["test", "tokens_per_sentence"] == 20.5
-
-
-def test_baseline_records_answer_without_reading():
-    facts = ("Mary went to the garden.", "John moved to the office.")
-    train = Problem("qa1", facts, (Question("Where is Mary?", "garden", 2, (0,)),))
-    other = Problem("qa1", facts, (Question("Where is John?", "office", 2, (1,)),))
-    splits = {"train": [train, train, other], "test": [other, train]}
-    source = types.SimpleNamespace(
-        num_problems=lambda split: len(splits[split]), problem=lambda split, index: splits[split][index]
-    )
-    records = generalization.baseline_records(source)
-    assert records.groupby("baseline")["is_correct"].apply(list).to_dict() == {
-        "majority answer": [False, True],
-        "last answer named": [True, False],
-    }
-
-
-def test_baseline_records_know_the_majority_of_each_task():
-    source = MixedProblems([GeneratedProblems(task, seed=0) for task in ("qa6", "qa1")])
-    records = generalization.baseline_records(source, num_problems=100)
-    majority = records[records["baseline"] == "majority answer"]
-    assert majority.groupby("task")["prediction"].nunique().to_dict() == {"qa1": 1, "qa6": 1}
-    assert set(majority[majority["task"] == "qa6"]["prediction"]) <= {"yes", "no"} and len(majority) == 100
-
-
-def test_story_table_stars_the_supporting_facts():
-    table = explore.story_table(["qa1", "qa15"], seed=0)
-    assert list(table.index) == ["qa1", "qa15"]
-    assert [facts.count("*") for facts in table["facts"]] == [1, 2]
-    place = table.loc["qa1", "answer"]
-    assert re.search(rf"to the {place}\. \*", table.loc["qa1", "facts"])
-
-
-def test_floor_table_has_both_baselines_of_each_task():
-    table = explore.floor_table(["qa4", "qa17"], seed=0, num_problems=200)
-    assert len(table) == 4 and (table["n"] == 200).all()
-    majority = table[table["baseline"] == "majority answer"].set_index("task")["accuracy"]
-    assert majority["qa17"] == pytest.approx(0.5, abs=0.12) and majority["qa4"] < 0.3
+def test_button_of_the_form_refuses_what_does_not_go(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    chosen, (task, _, _), button, said = form({"task": "qa1"}, monkeypatch)
+    task.value = "qa77<b>"
+    button.click()
+    assert chosen == {"task": "qa1"} and "qa77&lt;b&gt;" in said.value

@@ -74,6 +74,19 @@ def test_train_notebook_writes_a_whole_run(trained):
     assert all(row["low"] <= row["accuracy"] <= row["high"] and row["n"] == 16 for row in result["tests"])
     assert (result_path.parent / "model" / "model.safetensors").is_file()
     assert list(result_path.parent.glob("tensorboard/*/events*"))
+    assert "learning curves" in (result_path.parent / "summary.html").read_text(encoding="utf-8")
+
+
+def test_train_notebook_shows_its_course_as_one_text_and_one_image(trained):
+    text, image = outputs_of(trained / "02_train.ipynb")["cell-06"]  # and no table of transformers beside them
+    assert "stage 2 of 2, 4 segments: step 4/4, loss " in text["text/html"]
+    assert 1000 < len(image["image/png"]) < 4 / 3 * 100_000
+
+
+def outputs_of(path: Path) -> dict[str, list[dict]]:
+    """Return what each cell has shown, printed text left out, by the cell's id."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return {cell.id: [output.data for output in cell.outputs if "data" in output] for cell in cells}
 
 
 def test_train_notebook_run_again_only_shows_the_result(trained):
@@ -82,6 +95,10 @@ def test_train_notebook_run_again_only_shows_the_result(trained):
     run = papermill("02_train.ipynb", trained, task="qa1", preset="smoke", outputs_dir=trained / "outputs")
     assert run.returncode == 0, run.stderr[-3000:]
     assert model.stat().st_mtime_ns == before
+    shown = outputs_of(trained / "02_train.ipynb")
+    assert shown["cell-06"] == [] and shown["form"] == []
+    assert "learning curves" in shown["summary"][0]["text/html"]
+    assert "validation split the last stage" in shown["findings"][0]["text/markdown"]
 
 
 @pytest.mark.parametrize(

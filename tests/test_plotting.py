@@ -46,6 +46,19 @@ def metrics_table():
     return table.assign(low=table["exact_match"] - 0.1, high=table["exact_match"] + 0.1, n=200)
 
 
+def log_table():
+    rows = [(stage, 2**stage, step, 2.0 / step) for stage in range(2) for step in range(10, 160, 10)]
+    return pd.DataFrame(rows, columns=["stage", "num_segments", "step", "loss"])
+
+
+def shares_table():
+    return LENGTHS[["num_tokens", "num_segments"]].assign(share=[0.5, 0.2, 0.1, 0.05], low=0.01, high=0.6, n=50)
+
+
+def sizes_table():
+    return pd.DataFrame({"task": ["qa1", "qa3"], "n": 100, "5 %": [16, 110], "median": [30, 280], "95 %": [66, 810]})
+
+
 def depth_table():
     depth = pd.cut([0.1, 0.6, 0.1, 0.6], [0, 0.5, 1], labels=["0-50 %", "50-100 %"])
     return LENGTHS.assign(depth=depth, num_segments=[8, 8, 16, 16])
@@ -135,6 +148,9 @@ FIGURES = {
     "cross": lambda: plotting.plot_cross_lengths(cross_table(), cross_table()),
     "reading": lambda: plotting.plot_reading(reading_table()),
     "training": lambda: plotting.plot_training(metrics_table()),
+    "training with loss": lambda: plotting.plot_training(metrics_table(), log_table()),
+    "shares": lambda: plotting.plot_shares(shares_table()),
+    "sizes": lambda: plotting.plot_sizes(sizes_table(), 32),
     "write": lambda: plotting.plot_write_attention(write_table()),
     "read": lambda: plotting.plot_read_attention(write_table()),
     "states": lambda: plotting.plot_state_distances(distances(), marks={"fact 1": 2, "question": 4}),
@@ -243,6 +259,44 @@ def test_training_puts_stages_one_after_the_other_and_repeated_steps_once():
     first, second = plotting.plot_training(pd.concat([metrics, metrics.iloc[:2]])).axes[0].lines[::2]
     assert [first.get_label(), second.get_label()] == ["1: 1 segment", "2: 2 segments"]
     assert list(first.get_xdata()) == [50, 100, 150] and list(second.get_xdata()) == [200, 250, 300]
+
+
+def test_training_draws_the_loss_below_in_the_same_place_and_colour():
+    above, below = plotting.plot_training(metrics_table(), log_table()).axes
+    for accuracy, loss in zip(above.lines[::2], below.lines[::2], strict=True):
+        assert loss.get_color() == accuracy.get_color() and loss.get_xdata()[-1] == accuracy.get_xdata()[-1]
+    np.testing.assert_allclose(below.lines[2].get_xydata()[0], [160, 0.2])
+    assert below.get_yscale() == "log" and "nats" in below.get_ylabel()
+    labels = [text.get_text() for text in (*below.get_yticklabels(), *below.get_yticklabels(minor=True))]
+    assert "0.1" in labels and not any("e" in label or "$" in label for label in labels)
+
+
+def test_training_is_drawn_before_the_first_validation_and_without_a_log():
+    above, below = plotting.plot_training(pd.DataFrame(), log_table()[:3]).axes
+    assert list(below.lines[0].get_xdata()) == [10, 20, 30] and above.get_xlim() == below.get_xlim()
+    assert len(plotting.plot_training(metrics_table(), pd.DataFrame()).axes) == 1
+    with pytest.raises(ValueError, match="no column"):
+        plotting.plot_training(pd.DataFrame(), pd.DataFrame())
+
+
+def test_training_places_a_stage_after_what_either_table_knows_of_the_one_before():
+    metrics = metrics_table()
+    (first, second) = plotting.plot_training(metrics[metrics["step"] < 150], log_table()).axes[0].lines[::2]
+    assert list(first.get_xdata()) == [50, 100] and list(second.get_xdata()) == [200, 250]
+
+
+def test_training_as_png_is_small():
+    png = plotting.as_png(FIGURES["training with loss"]())
+    assert png.startswith(b"\x89PNG") and len(png) < 100_000
+
+
+def test_sizes_have_a_line_for_each_power_of_two_of_segments():
+    (axis,) = FIGURES["sizes"]().axes
+    lines = [
+        line.get_ydata()[0] for line in axis.lines if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2
+    ]
+    assert [value for value in lines if value in (32, 64, 128, 256, 512)] == [32, 64, 128, 256, 512]
+    assert [text.get_text() for text in axis.texts][:2] == ["1 segment", "2 segments"]
 
 
 def test_results_have_a_panel_per_task_with_our_points_and_published_ones():

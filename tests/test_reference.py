@@ -3,7 +3,7 @@
 import pytest
 
 from rmtkit.config import ConfigError
-from rmtkit.reference import checkpoint_folder, resolve_trained
+from rmtkit.reference import checkpoint_folder, resolve_reference, resolve_trained
 from rmtkit.runs import write_json
 
 MODEL = {"model_type": "rmt", "num_memory_tokens": 4, "segment_size": 64}
@@ -63,3 +63,14 @@ def test_mistyped_parameter_beside_a_checkpoint_is_refused(checkpoint):
 def test_precision_of_training_is_not_that_of_an_evaluation():
     assert resolve_trained({"checkpoint": "reference:qa1"}).precision == "auto"
     assert resolve_trained({"checkpoint": "reference:qa1", "precision": "bfloat16"}).precision == "bfloat16"
+
+
+def test_run_folder_stands_for_its_model(tmp_path, monkeypatch):
+    write_json(tmp_path / "config.json", {"identity": {}})
+    assert resolve_reference(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "model").mkdir()
+    write_json(tmp_path / "model" / "config.json", MODEL)
+    assert resolve_reference(str(tmp_path)) == str(tmp_path / "model") == resolve_reference(str(tmp_path / "model"))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert resolve_reference(f"~/{tmp_path.name}") == str(tmp_path / "model")
+    assert resolve_reference("gpt2") == "gpt2"

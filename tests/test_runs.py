@@ -124,6 +124,15 @@ def test_metrics_repeated_after_a_resume_count_once(config):
     assert run.metrics() == [row(50, 0.1), row(100, 0.25), row(50, 0.9, stage=1), row(150, 0.3)]
 
 
+def test_training_log_is_a_file_of_its_own_and_counts_a_repeated_step_once(config):
+    run = open_run(config)
+    assert run.training_log() == []
+    rows = [{"stage": 0, "step": step, "split": "train", "loss": loss} for step, loss in ((10, 2.0), (20, 1.0))]
+    for each in (*rows, {**rows[1], "loss": 1.5}):
+        run.append_log(each)
+    assert run.training_log() == [rows[0], {**rows[1], "loss": 1.5}] and run.metrics() == []
+
+
 def test_environment_tells_versions_and_processors():
     found = environment()
     assert {"torch", "transformers", "numpy"} <= set(found["packages"]) and found["processors"] >= 1

@@ -5,8 +5,8 @@ Every function returns a matplotlib Figure that pyplot does not keep: a notebook
 bars and bands are the 95 % intervals in the columns low and high; n is named in the legend or the title.
 """
 
-from rmtkit.plotting.accuracy import plot_accuracy_by_length, plot_training
-from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_floors
+from rmtkit.plotting.accuracy import plot_accuracy_by_length
+from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_floors, plot_shares, plot_sizes
 from rmtkit.plotting.heatmaps import plot_accuracy_by_depth, plot_cross_lengths, plot_task_lengths
 from rmtkit.plotting.memory import (
     plot_attention_mass,
@@ -26,8 +26,11 @@ from rmtkit.plotting.probing import (
 )
 from rmtkit.plotting.reading import plot_reading
 from rmtkit.plotting.results import plot_results
+from rmtkit.plotting.style import as_png
+from rmtkit.plotting.training import plot_training
 
 __all__ = [
+    "as_png",
     "plot_accuracy_by_depth",
     "plot_accuracy_by_length",
     "plot_attention_mass",
@@ -42,6 +45,8 @@ __all__ = [
     "plot_reading",
     "plot_results",
     "plot_segment_attention",
+    "plot_shares",
+    "plot_sizes",
     "plot_slot_ablation",
     "plot_state_distances",
     "plot_swap",

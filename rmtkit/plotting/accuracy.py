@@ -1,4 +1,4 @@
-"""Accuracy by length, and the course of a training."""
+"""Accuracy by length of the sample, beside published curves."""
 
 from __future__ import annotations
 
@@ -102,26 +102,3 @@ def _draw_published(axis: Axes, published: pd.DataFrame) -> dict[float, str]:
         look = curve_look(number) | {"color": "0.5", "linestyle": LINES[number % len(LINES)]}
         axis.plot(rows["num_tokens"], rows["accuracy"], markersize=4, linewidth=1.3, label=label, **look)
     return dict(zip(drawn["num_tokens"], drawn["length"], strict=True))
-
-
-def plot_training(metrics: pd.DataFrame) -> Figure:
-    """Draw the validation accuracy of a curriculum, one colour a stage.
-
-    Args:   metrics: `pandas.DataFrame(run.metrics())`: stage, num_segments, step (from 0 in every stage), exact_match,
-            low, high, n. A step that a resumed run validated again counts once.
-    """
-    check_columns(metrics, "stage", "num_segments", "step", "exact_match", "low", "high", "n")
-    metrics = metrics.drop_duplicates(["stage", "step"], keep="last").sort_values(["stage", "step"])
-    figure, axes = subplots(7.5, 4)
-    axis, before = axes[0, 0], 0
-    for number, (_, rows) in enumerate(metrics.groupby("stage")):
-        look, segments = curve_look(number), rows["num_segments"].iloc[0]
-        label = f"{number + 1}: {segments} segment{'' if segments == 1 else 's'}"
-        x, before = before + rows["step"], before + rows["step"].iloc[-1]
-        axis.plot(x, 100 * rows["exact_match"], markersize=4, label=label, **look)
-        axis.fill_between(x, 100 * rows["low"], 100 * rows["high"], color=look["color"], alpha=0.2, linewidth=0)
-        axis.axvline(before, color="0.8", linewidth=1, zorder=0)
-    axis.set(ylim=(-3, 103), xlim=(0, None), xlabel="updates since the start of the curriculum",
-             ylabel=f"validation accuracy (exact match), %\n{counted(metrics['n'])} samples")  # fmt: skip
-    figure.legend(title="curriculum stage: length", loc="outside right upper", **LEGEND)
-    return figure

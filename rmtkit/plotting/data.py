@@ -1,13 +1,22 @@
-"""Where facts lie, how often answers and numbers occur, what answers without reading get."""
+"""Where facts lie, what they take of a sample, how often answers occur, what answers without reading get."""
 
 from __future__ import annotations
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from rmtkit.plotting.style import COLOURS, LEGEND, check_columns, counted, curve_look, draw_interval, subplots
+from rmtkit.plotting.style import (
+    COLOURS,
+    LEGEND,
+    check_columns,
+    counted,
+    curve_look,
+    draw_interval,
+    subplots,
+    use_log_scale,
+)
 
 MAX_SAMPLES_DRAWN = 40  # rows of `plot_fact_positions`
 MAX_WORDS_DRAWN = 15
@@ -16,7 +25,7 @@ MAX_WORDS_DRAWN = 15
 def plot_fact_positions(table: pd.DataFrame) -> Figure:
     """Draw where facts lie: samples one by one, and the distribution over all of them.
 
-    Args:   table: of `explore.fact_table`: index (of the sample), depth (0..1), is_supporting.
+    Args:   table: of `statistics.fact_table`: index (of the sample), depth (0..1), is_supporting.
     """
     check_columns(table, "index", "depth", "is_supporting")
     rows = {index: row for row, index in enumerate(table["index"].unique())}
@@ -42,7 +51,7 @@ def plot_distributions(table: pd.DataFrame) -> Figure:
 
     Of words the `MAX_WORDS_DRAWN` most frequent ones are shown.
 
-    Args:   table: of `explore.distribution_table`: quantity, value, source, share, low, high, n.
+    Args:   table: of `statistics.distribution_table`: quantity, value, source, share, low, high, n.
     """
     check_columns(table, "quantity", "value", "source", "share", "low", "high", "n")
     quantities, sources = table["quantity"].unique(), table["source"].unique()
@@ -72,7 +81,7 @@ def plot_distributions(table: pd.DataFrame) -> Figure:
 def plot_floors(table: pd.DataFrame) -> Figure:
     """Draw what answers without reading get in each task.
 
-    Args:   table: of `explore.floor_table`: task, baseline, accuracy, low, high, n; tasks in the order wanted.
+    Args:   table: of `statistics.floor_table`: task, baseline, accuracy, low, high, n; tasks in the order wanted.
     """
     check_columns(table, "task", "baseline", "accuracy", "low", "high", "n")
     place = {task: number for number, task in enumerate(sorted(table["task"].unique(), key=lambda name: int(name[2:])))}
@@ -84,4 +93,50 @@ def plot_floors(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_xticks(range(len(place)), list(place), rotation=45)
     axes[0, 0].set(xlabel="task", ylabel="exact match, %", ylim=(0, 100))
     figure.legend(loc="outside upper center", ncols=2, **LEGEND)
+    return figure
+
+
+def plot_shares(table: pd.DataFrame) -> Figure:
+    """Draw what share of a prompt its facts are, by length; both axes are logarithmic.
+
+    Args:   table: of `statistics.share_table`: num_tokens, num_segments, share, low, high (5 and 95 % of samples), n.
+    """
+    check_columns(table, "num_tokens", "num_segments", "share", "low", "high", "n")
+    figure, axes = subplots(7, 3.8)
+    axis = axes[0, 0]
+    label = f"mean; bars: 5 to 95 % of the samples ({counted(table['n'])} a length)"
+    draw_interval(axis, table["num_tokens"], table, "share", label=label, **curve_look(0))
+    axis.set_xscale("log", base=2)
+    use_log_scale(axis)
+    axis.set_xticks(table["num_tokens"], [f"{r.num_tokens:,}\n{r.num_segments} seg" for r in table.itertuples()])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel="length of the sample: tokens, and segments", ylabel="facts, % of the prompt's tokens")
+    figure.legend(loc="outside upper center", **LEGEND)
+    return figure
+
+
+def plot_sizes(table: pd.DataFrame, segment_size: int) -> Figure:
+    """Draw what the facts and the question of each task take, and how many tokens whole segments have.
+
+    Args:   table: of `statistics.size_table`: task, n, median, and the 5 and 95 % quantiles, in tokens;
+            segment_size: in tokens.
+    """
+    check_columns(table, "task", "n", "5 %", "median", "95 %")
+    figure, axes = subplots(9, 4)
+    axis, x = axes[0, 0], range(len(table))
+    spread = [table["median"] - table["5 %"], table["95 %"] - table["median"]]
+    label = f"median; bars: 5 to 95 % of the problems ({counted(table['n'])} a task)"
+    axis.errorbar(x, table["median"], yerr=spread, capsize=3, linestyle="", linewidth=1.8, label=label, **curve_look(0))
+    axis.set_yscale("log", base=2)
+    top = axis.get_ylim()[1]
+    sizes = [2**k * segment_size for k in range(12) if 2**k * segment_size < top]
+    for number, size in enumerate(sizes):
+        axis.axhline(size, color="0.45", linestyle="--", linewidth=1, zorder=0.9)
+        text = f"{2**number} segment{'s' * (number > 0)}"
+        axis.annotate(text, (1, size), xycoords=("axes fraction", "data"), xytext=(4, -3), textcoords="offset points",
+                      fontsize=9, color="0.35")  # fmt: skip
+    axis.set_xticks(x, table["task"], rotation=45)
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.set(xlabel="task", ylabel="facts and question, tokens")
+    figure.legend(loc="outside upper center", **LEGEND)
     return figure

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
          "grid.color": "0.9", "font.size": 10}  # fmt: skip
@@ -25,6 +28,27 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **opt
                                     squeeze=False, **options)  # fmt: skip
     plt.close(figure)
     return figure, axes
+
+
+def as_png(figure: Figure, dpi: int = 100) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
+def use_log_scale(axis: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers: 20, 0.5."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(_PlainNumbers(minor_thresholds=(2, 0.5)))
+    axis.yaxis.set_minor_formatter(_PlainNumbers(minor_thresholds=(2, 0.5)))
+
+
+class _PlainNumbers(LogFormatter):
+    """Labels the ticks that a logarithmic axis has room for as 20 or 0.5, not 2e+01."""
+
+    def __call__(self, x, pos=None):
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def curve_look(number: int) -> dict:
