@@ -163,7 +163,7 @@ def test_lab_starts_the_kernel_that_the_notebooks_name(lab):
     [
         ("01_explore_data", {}, 1),
         ("02_train", {}, 0),
-        ("04_memory_attention", {"checkpoint": "reference:qa1-tiny"}, 0),
+        ("04_memory_attention", {"checkpoint": "reference:qa1-tiny"}, 4),
     ],
 )
 def test_notebook_runs_in_a_browser_and_follows_its_sliders(name, parameters, min_sliders, lab, browser, tmp_path):
