@@ -217,10 +217,10 @@ def _results(known: argparse.Namespace, fields: dict[str, str]) -> dict:
 
 
 def _add_report(commands) -> None:
-    text = "render a finished run, or reference:NAME, to one HTML file without code: notebook 02, and 03 and 04 if run"
+    text = "render a run (02; 03 and 04 if run), reference:NAME or an executed notebook to one HTML file without code"
     command = commands.add_parser("report", help=text, description=text, epilog=ANY_FIELD)
-    command.add_argument("run_folder", metavar="RUN", help="a run folder, or reference:NAME")
-    command.add_argument("--output", help="the file; RUN/report.html or outputs/reference/html/NAME.html if not given")
+    command.add_argument("run_folder", metavar="RUN", help="a run folder, reference:NAME, or an .ipynb file")
+    command.add_argument("--output", help="else RUN/report.html, outputs/reference/html/NAME.html or NOTEBOOK.html")
     command.add_argument("--notebooks", help="such as 02_train,04_memory_attention; those that have run if not given")
     command.set_defaults(run=_report)
 

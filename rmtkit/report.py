@@ -1,10 +1,11 @@
 """A run as one HTML file for people who send results around: its notebooks without code, figures embedded.
 
     python -m rmtkit report outputs/runs/RUN
+    python -m rmtkit report out.ipynb
 
 Notebook 02 of a finished run shows its summary without training. Notebooks 03 and 04 are there if they were run for it,
-and find what they have written. Of a reference model they are rendered from the committed predictions and the model.
-The page loads nothing from the network.
+and find what they have written. Of a reference model they are rendered from the committed predictions and the model; a
+notebook that papermill has written is rendered as it is. The page loads nothing from the network.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ TEMPLATE = """{% extends "lab/index.html.j2" %}
 def write_report(
     what: str, output: str | Path | None = None, *, notebooks: Sequence[str] = (), overrides: dict | None = None
 ) -> dict:
-    """Render a finished run, or `reference:NAME`, to one HTML file, written whole or not at all.
+    """Render a finished run, `reference:NAME`, or an executed notebook to one HTML file, written whole or not at all.
 
-    Args:    what: a run folder, or reference:NAME;
-             output: the file; None: report.html in the run folder, or outputs/reference/html/NAME.html;
+    Args:    what: a run folder, reference:NAME, or an .ipynb file;
+             output: the file; None: report.html in the run folder, outputs/reference/html/NAME.html, or NOTEBOOK.html;
              notebooks: names in `WRITES`; none: those that have run for it;
              overrides: fields of `Config` that go before the run's own, such as data_dir.
     Returns: the file, its size in bytes, and the notebooks in it.
     Raises:  ConfigError if there is no finished run, or one of its notebooks stops.
     """
+    if what.endswith(".ipynb"):
+        return _of_notebook(Path(what).expanduser(), output)
     with tempfile.TemporaryDirectory() as scratch:
         describe = _of_reference if what.startswith("reference:") else _of_run
         default, parameters = describe(what, notebooks, overrides or {}, Path(scratch))
@@ -58,8 +61,28 @@ def write_report(
     page = render(executed, title=what if ":" in what else Path(what).resolve().name)
     for options in parameters.values():
         page = _without_places(page, options)
+    return _write(output, page, list(parameters))
+
+
+def _of_notebook(path: Path, output: str | Path | None) -> dict:
+    """Render an executed notebook. Raises: ConfigError if it is none, or was not executed to its end."""
+    import nbformat
+
+    if not path.is_file():
+        raise ConfigError(f"there is no notebook {path}")
+    output = Path(output or path.with_suffix(".html")).expanduser().absolute()
+    check_writable(output.parent)
+    notebook = nbformat.read(path, as_version=4)
+    if any(cell.cell_type == "code" and cell.source.strip() and not cell.execution_count for cell in notebook.cells):
+        raise ConfigError(f"{path} was not executed to its end; run it with papermill first")
+    given = notebook.metadata.get("papermill", {}).get("parameters", {})
+    places = {name: value for name, value in given.items() if isinstance(value, str)}
+    return _write(output, _without_places(render([notebook], title=path.stem), places), [path.stem])
+
+
+def _write(output: Path, page: str, notebooks: list[str]) -> dict:
     write_text(output, page)
-    return {"output": str(output), "num_bytes": len(page.encode()), "notebooks": list(parameters)}
+    return {"output": str(output), "num_bytes": len(page.encode()), "notebooks": notebooks}
 
 
 # ---------------------------------------------------------------------- the parameters of each notebook

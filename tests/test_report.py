@@ -57,6 +57,24 @@ def refused(capsys, *arguments):
     return error
 
 
+def test_executed_notebook_is_rendered_beside_it_without_code_and_places(tmp_path):
+    notebook = executed(**{"text/plain": f"it was in {tmp_path}/outputs"})
+    notebook.metadata["papermill"] = {"parameters": {"outputs_dir": f"{tmp_path}/outputs", "segments": [2, 4]}}
+    for cell in notebook.cells[1:]:
+        cell.execution_count = 1
+    nbformat.write(notebook, tmp_path / "out.ipynb")
+    assert write_report(str(tmp_path / "out.ipynb"))["notebooks"] == ["out"]
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "it was in outputs" in page and str(tmp_path) not in page and "secret" not in page
+
+
+def test_notebook_not_executed_to_its_end_is_refused_with_one_line(tmp_path, capsys):
+    nbformat.write(executed(), tmp_path / "out.ipynb")
+    assert "was not executed to its end" in refused(capsys, tmp_path / "out.ipynb")
+    assert "there is no notebook" in refused(capsys, tmp_path / "other.ipynb")
+    assert not (tmp_path / "out.html").exists()
+
+
 def test_report_of_no_run_is_refused_with_one_line(tmp_path, capsys):
     assert "nothing is no run folder" in refused(capsys, tmp_path / "nothing")
     assert "qa1 is no run folder" in refused(capsys, REFERENCE / "qa1")
