@@ -23,11 +23,17 @@ def test_train_and_evaluate_write_what_the_notebooks_write(tmp_path, library, ca
     options = [*SMALL, "--background_path", library, "--outputs_dir", tmp_path, "--data_dir", tmp_path]
     status, out, err = run(capsys, "train", "--task", "qa1", *options)
     result = json.loads(out)
-    assert status == 0 and "stage-0-of-2-segments: step 2/2" in err
+    assert status == 0 and "stage 1 of 1, 2 segments: step 2/2" in err
     folder = tmp_path / "runs" / result["run"].rpartition("/")[2]
-    assert {"config.json", "metrics.jsonl", "model", "result.json", "accuracy_by_length.png"} <= {
-        path.name for path in folder.iterdir()
-    }
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "training.jsonl",
+        "model",
+        "result.json",
+        "summary.html",
+        "accuracy_by_length.png",
+    } <= {path.name for path in folder.iterdir()}
     assert read_json(folder / "result.json")["tests"] == result["tests"]
 
     status, out, _ = run(capsys, "evaluate", "--task", "qa1", *options)
