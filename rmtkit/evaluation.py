@@ -16,7 +16,7 @@ from rmtkit.background import TokenPieces
 from rmtkit.kinds import answer
 from rmtkit.scoring import check_rule, score
 
-MAX_TOKENS_IN_BATCH = 2**21  # prompts of one batch together, in tokens, unless they are views: they stay in RAM
+MAX_TOKENS_IN_BATCH = 2**23  # prompts of one batch together, in tokens, unless they are views: they stay in RAM
 
 
 def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tuple[float, float]:

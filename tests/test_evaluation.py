@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rmtkit.babi import GeneratedProblems
-from rmtkit.babilong import BabilongBuilder
-from rmtkit.evaluation import accuracy_table, evaluate, wilson_interval
+from rmtkit.babilong import LAZY_TOKENS, BabilongBuilder
+from rmtkit.config import PRESETS
+from rmtkit.evaluation import MAX_TOKENS_IN_BATCH, accuracy_table, evaluate, wilson_interval
 from rmtkit.kinds import answer
 from rmtkit.memory import RMTForCausalLM
 
@@ -203,6 +204,12 @@ def test_evaluate_bounds_the_tokens_in_a_batch(builder, model, tokenizer, monkey
     monkeypatch.setattr("rmtkit.evaluation.MAX_TOKENS_IN_BATCH", 250)
     evaluate(model, take(builder, [100] * 5), tokenizer, on_batch=read.append)
     assert read == [200, 200, 100]
+
+
+def test_batches_of_presets_are_whole_at_any_length():
+    """A step compiled for a batch reads only batches of this size."""
+    largest = max(preset.test_batch_size for preset in PRESETS.values())
+    assert MAX_TOKENS_IN_BATCH // LAZY_TOKENS >= largest
 
 
 def test_evaluate_leaves_no_gradient_behind(builder, model, tokenizer):
