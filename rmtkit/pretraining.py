@@ -15,18 +15,20 @@ import hashlib
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from rmtkit.babi import TASKS, GeneratedProblems, MixedProblems, Variation
 from rmtkit.background import read_split
 from rmtkit.config import Config, resolve
 from rmtkit.experiment import prepare
-from rmtkit.runs import environment, write_json
+from rmtkit.runs import environment, read_rows, write_json
 from rmtkit.training import train
 
 VOCAB_SIZE = 2048
 NUM_PROBLEMS = 300  # of each task, that the tokenizer is trained on, beside the train split of the background
 END = "<|endoftext|>"
+LEARNED = 0.9  # exact match on whole problems at which a step counts as learned
 LARGE_WORLD = {"num_people": 10, "num_places": 10}  # the tokenizer knows their names, too
 CURRICULUM: tuple[dict, ...] = (
     {"background": "none", "segment_size": 256, "growth": "facts", "growth_loss": 0.15, "num_questions_between": 2,
@@ -115,6 +117,37 @@ def pretrain(config: Config, folder: Path, callbacks=()) -> Path:
     tokenizer.save_pretrained(final)
     write_json(final / "recipe.json", _recipe(config, steps, final, time.perf_counter() - started))
     return final
+
+
+def validations(folder: Path) -> pd.DataFrame:
+    """Return the validations of every step of `pretrain` in a folder.
+
+    Returns: a row per step (from 1) and update: background, exact_match and its 95 % interval (low, high), n.
+    """
+    rows = []
+    for number, step in enumerate(CURRICULUM):
+        path = folder / f"step-{number}" / "metrics.jsonl"
+        for row in read_rows(path):
+            rows.append({**row, "step": number + 1, "background": step["background"], "update": row["step"]})
+    return pd.DataFrame(rows, columns=["step", "background", "update", "exact_match", "low", "high", "n"])
+
+
+def findings(table: pd.DataFrame) -> str:
+    """Return what each step came to, as Markdown: sentences whose numbers are those of `validations`."""
+    sentences = []
+    for (number, background), rows in table.groupby(["step", "background"]):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        learned = rows[rows["exact_match"] >= LEARNED]["update"]
+        when = f"first after {learned.iloc[0]}" if len(learned) else "never"
+        where = "facts alone" if background == "none" else f"in background {background}"
+        course = f"{_scored(first)}, {_scored(last)}, its last"
+        sentences.append(f"- Step {number}, {where}: {course}. At {100 * LEARNED:.0f} % or more {when}.")
+    return "\n".join(sentences)
+
+
+def _scored(row: pd.Series) -> str:
+    share, low, high = (100 * row[name] for name in ("exact_match", "low", "high"))
+    return f"{share:.1f} % [{low:.1f}, {high:.1f}] (n={row['n']}) after {row['update']} updates"
 
 
 def _recipe(config: Config, steps: list[dict], folder: Path, seconds: float) -> dict:

@@ -59,11 +59,11 @@ class Run:
         A line cut off by a crash is dropped. A run that goes on from a checkpoint repeats the validations after it: of
         rows with the same split, stage and step the last one counts.
         """
-        return _read_rows(self.folder / "metrics.jsonl")
+        return read_rows(self.folder / "metrics.jsonl")
 
     def training_log(self) -> list[dict]:
         """Return the rows of training.jsonl as `metrics` does; of a run made before there was such a file, none."""
-        return _read_rows(self.folder / "training.jsonl")
+        return read_rows(self.folder / "training.jsonl")
 
     def append_metrics(self, row: dict) -> None:
         """Add one line to metrics.jsonl."""
@@ -78,7 +78,8 @@ class Run:
         write_json(self.result_path, result)
 
 
-def _read_rows(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
+    """Return the rows of metrics.jsonl or training.jsonl, as `Run.metrics` does; none if there is no file."""
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
