@@ -81,6 +81,8 @@ def _copy_runs(runs: list[Path], new: Path, variant: str) -> None:
             raise ConfigError(f"{run} began with backbone {backbone}, not with the model of {before}; give the chain")
     for path in sorted((runs[-1] / "model").iterdir()):
         shutil.copyfile(path, new / path.name)
+    of_model = read_json(new / "config.json")  # transformers notes there where the backbone was loaded from
+    write_json(new / "config.json", {**of_model, "backbone_config": without_paths(of_model["backbone_config"])})
     _write_metrics(runs, new)
     last = described[-1]["config"]
     recipe = {
