@@ -32,6 +32,11 @@ def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tupl
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def in_percent(share: float, low: float, high: float) -> str:
+    """Write a share 0..1 with its interval in per cent: "98.0 [95.1, 99.2]"."""
+    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def accuracy_table(records: pd.DataFrame, by: list[str] | str) -> pd.DataFrame:
     """Group the records of `evaluate` and return accuracy, n and the 95 % Wilson interval (low, high) per group."""
     groups = records.groupby(by, observed=True)["is_correct"].agg(["sum", "count"]).reset_index()

@@ -21,6 +21,7 @@ import torch
 from rmtkit.babi import TASKS, GeneratedProblems, MixedProblems, Variation
 from rmtkit.background import read_split
 from rmtkit.config import Config, resolve
+from rmtkit.evaluation import in_percent
 from rmtkit.experiment import prepare
 from rmtkit.runs import environment, read_rows, write_json
 from rmtkit.training import train
@@ -146,8 +147,8 @@ def findings(table: pd.DataFrame) -> str:
 
 
 def _scored(row: pd.Series) -> str:
-    share, low, high = (100 * row[name] for name in ("exact_match", "low", "high"))
-    return f"{share:.1f} % [{low:.1f}, {high:.1f}] (n={row['n']}) after {row['update']} updates"
+    score = in_percent(row["exact_match"], row["low"], row["high"])
+    return f"{score} % (n={row['n']}) after {row['update']} updates"
 
 
 def _recipe(config: Config, steps: list[dict], folder: Path, seconds: float) -> dict:

@@ -14,7 +14,7 @@ from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import SPLITS, Background, read_documents
 from rmtkit.background.sources import HUB, ORIGINS
 from rmtkit.config import Config
-from rmtkit.evaluation import accuracy_table, wilson_interval
+from rmtkit.evaluation import accuracy_table, in_percent, wilson_interval
 from rmtkit.experiment import prompt_size
 from rmtkit.generalization import baseline_records
 
@@ -238,8 +238,8 @@ def findings(*, shares: pd.DataFrame, positions: pd.DataFrame, baselines: pd.Dat
 
 
 def _share(row) -> str:
-    return f"{100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}] %"
+    return f"{in_percent(row['share'], row['low'], row['high'])} %"
 
 
 def _scored(row) -> str:
-    return f"{100 * row.accuracy:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}] %, n={int(row.n):,}"
+    return f"{in_percent(row.accuracy, row.low, row.high)} %, n={int(row.n):,}"

@@ -14,7 +14,7 @@ import pandas as pd
 from rmtkit.babilong import Sample
 from rmtkit.config import Config
 from rmtkit.continuation import continued, notebook_command, terminal_command
-from rmtkit.evaluation import accuracy_table
+from rmtkit.evaluation import accuracy_table, in_percent
 from rmtkit.experiment import Experiment
 from rmtkit.generalization import baseline_records, length_table, lengths_asked
 from rmtkit.lens import render_sample
@@ -74,7 +74,7 @@ def stage_table(run: Run) -> pd.DataFrame:
         row |= {"best update": stage["best_step"]}
         best = metrics[(metrics["stage"] == index) & (metrics["step"] == stage["best_step"])]
         for found in best.itertuples():
-            row |= {"exact match, %": _percent(found.exact_match, found.low, found.high), "n": found.n}
+            row |= {"exact match, %": in_percent(found.exact_match, found.low, found.high), "n": found.n}
         row["minutes"] = f"{stage['seconds'] / 60:.1f}"
         if len(log):
             laps = log[log["stage"] == index]
@@ -87,15 +87,11 @@ def stage_table(run: Run) -> pd.DataFrame:
 def shown_tests(records: pd.DataFrame) -> pd.DataFrame:
     """Return accuracy by task and length for a reader: tokens, segments, accuracy in % with its interval, n, rule."""
     table = length_table(records)
-    score = [_percent(row.accuracy, row.low, row.high) for row in table.itertuples()]
+    score = [in_percent(row.accuracy, row.low, row.high) for row in table.itertuples()]
     columns = {"task": table["task"], **({"length": table["length"]} if "length" in table else {})}
     tokens = table["num_tokens"].map("{:,}".format)
     columns |= {"tokens": tokens, "segments": table["num_segments"], "accuracy, %": score}
     return pd.DataFrame({**columns, "n": table["n"], "rule": table["rule"]})
-
-
-def _percent(share: float, low: float, high: float) -> str:
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _table(title: str, table: pd.DataFrame) -> str:
@@ -172,7 +168,7 @@ def _test_sentences(config: Config, records: pd.DataFrame) -> list[str]:
 
 
 def _scored(row) -> str:
-    return f"{_percent(row.accuracy, row.low, row.high)} % of n={int(row.n)} answers are right"
+    return f"{in_percent(row.accuracy, row.low, row.high)} % of n={int(row.n)} answers are right"
 
 
 def _floor_sentence(config: Config, records: pd.DataFrame, floor: pd.DataFrame) -> str:

@@ -28,6 +28,6 @@ def test_findings_say_when_a_step_was_learned_and_when_not(tmp_path):
     write(tmp_path, 0, 0.4, 0.95, 0.85)
     write(tmp_path, 1, 0.5)
     first, second = findings(validations(tmp_path)).splitlines()
-    assert "facts alone: 40.0 % [30.0, 100.0] (n=20) after 50 updates, 85.0 %" in first
+    assert "facts alone: 40.0 [30.0, 100.0] % (n=20) after 50 updates, 85.0 [" in first
     assert first.endswith("At 90 % or more first after 100.")
     assert "in background wiki" in second and second.endswith("At 90 % or more never.")
