@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ import pandas as pd
 
 from rmtkit.analysis import Recording, write_attention
 from rmtkit.explore import is_interactive
-from rmtkit.plotting import plot_segment_attention
+from rmtkit.plotting import as_png, plot_segment_attention
 
 DIRECTIONS = {"write": "what the write slot takes from the tokens", "read": "what the tokens take from the read slot"}
 BOX = "max-width:60em;line-height:2;white-space:pre-wrap;overflow-wrap:anywhere;background:#fff;color:#000;padding:4px;"
@@ -114,9 +113,7 @@ def _token(text: str, weight: float, share: float, kind: str) -> str:
 def render_attention(recording: Recording, view: View) -> str:
     """Return a view as self-contained HTML: all slots of the head as a figure, and the tokens for the chosen slot."""
     table = segment_attention(recording, view)
-    figure, buffer = plot_segment_attention(table), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    image = base64.b64encode(buffer.getvalue()).decode()
+    image = base64.b64encode(as_png(plot_segment_attention(table), dpi=80)).decode()
     return f'<img alt="attention of all slots" src="data:image/png;base64,{image}"><br>{render_tokens(table, view)}'
 
 
