@@ -410,6 +410,13 @@ def test_drift_parts_even_and_odd_numbers_of_segments():
     assert even == [64, 128, 256] and odd == [32, 96, 160, 288] and in_phase == [96, 160, 288]
 
 
+def test_drift_labels_a_million_tokens_shortly():
+    figure = plotting.plot_drift(drift_summary().assign(tokens=lambda table: 2**17 * table["lag"]))
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert {"128k", "512k"} <= set(labels) and max(map(len, labels)) <= 4
+
+
 def test_fact_positions_draws_the_first_samples_and_counts_all():
     above, below = FIGURES["facts"]().axes
     assert len(above.collections[0].get_offsets()) == 160

@@ -16,6 +16,7 @@ from rmtkit.plotting.style import (
     counted,
     curve_look,
     draw_interval,
+    short_count,
     subplots,
 )
 
@@ -57,7 +58,7 @@ def plot_accuracy_by_length(table: pd.DataFrame, *, series: str | None = None, b
     check_columns(table, "num_tokens", "num_segments", "accuracy", "low", "high", "n")
     figure, axes = subplots(8, 4.8 if published is None else 5.6)
     axis, lengths = axes[0, 0], table.sort_values("num_tokens").drop_duplicates("num_tokens")
-    ticks = {row.num_tokens: f"{_short(row.num_tokens)}\n{row.num_segments} seg" for row in lengths.itertuples()}
+    ticks = {row.num_tokens: f"{short_count(row.num_tokens)}\n{row.num_segments} seg" for row in lengths.itertuples()}
     trained = lengths["num_tokens"][lengths["num_segments"] <= np.max(trained_segments)]
     if len(trained):
         label = f"trained: up to {np.max(trained_segments)} segments"
@@ -71,12 +72,6 @@ def plot_accuracy_by_length(table: pd.DataFrame, *, series: str | None = None, b
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("length of the sample: tokens, and segments")
     return _finish_accuracy(figure, table, baselines)
-
-
-def _short(num_tokens: float) -> str:
-    """Write 992, 2k (of 1,024), 1M (of 1,000,000)."""
-    unit, size = ("M", 10**6) if num_tokens >= 950_000 else ("k", 2**10) if num_tokens >= 1000 else ("", 1)
-    return f"{round(num_tokens / size, 1):g}{unit}"
 
 
 def _thinned(ticks: dict[float, str]) -> dict[float, str]:

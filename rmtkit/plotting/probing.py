@@ -7,7 +7,17 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rmtkit.plotting.style import COLOURS, LEGEND, LINES, check_columns, counted, curve_look, draw_interval, subplots
+from rmtkit.plotting.style import (
+    COLOURS,
+    LEGEND,
+    LINES,
+    check_columns,
+    counted,
+    curve_look,
+    draw_interval,
+    short_count,
+    subplots,
+)
 
 GREY = "0.45"
 MOST_QUESTIONS = 8  # rows of a map
@@ -161,7 +171,7 @@ def plot_drift(summary: pd.DataFrame) -> Figure:
     told = f"tokens of background read since all facts were told ({counted(summary['n'])} texts)"
     axes[1, 0].set(ylabel="right answers, %", ylim=(-3, 106), xlabel=told)
     axes[1, 0].set_xscale("log", base=2)
-    axes[1, 0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes[1, 0].xaxis.set_major_formatter(lambda value, _: short_count(value))
     return figure
 
 

@@ -71,6 +71,12 @@ def counted(n: pd.Series) -> str:
     return f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
 
 
+def short_count(num_tokens: float) -> str:
+    """Write 992, 2k (of 1,024), 1M (of 1,000,000)."""
+    unit, size = ("M", 10**6) if num_tokens >= 950_000 else ("k", 2**10) if num_tokens >= 1000 else ("", 1)
+    return f"{round(num_tokens / size, 1):g}{unit}"
+
+
 def draw_interval(axis: Axes, x, table: pd.DataFrame, value: str, **options) -> None:
     """Draw values with the interval (low, high) of each, all in per cent."""
     centre = table[value].to_numpy(dtype=float)
