@@ -94,7 +94,7 @@ class Config:
     max_length: str | None = field(default=None, metadata=PLACE)  # test at the named lengths up to this: 0k, 1k .. 10M
     num_samples: int | None = field(default=None, metadata=PLACE)  # of each of these; None: 500, from 256k 100, 10M 20
     test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
-    scoring: str = field(default="exact_match", metadata=PLACE)  # of the test: exact_match, babilong_labels, substring
+    scoring: str = field(default="exact_match", metadata=PLACE)  # exact_match, babilong_labels, substring, lm_eval
     # where, and how fast
     precision: str = field(default="auto", metadata=PLACE)  # auto, float32, bfloat16, float16
     compile: str = field(default="auto", metadata=PLACE)  # the step of the test: auto (where it pays), always, never
@@ -180,7 +180,7 @@ CHOICES = {
         "constant_with_warmup",
         "reduce_lr_on_plateau",
     ),
-    "scoring": ("exact_match", "babilong_labels", "substring"),
+    "scoring": ("exact_match", "babilong_labels", "substring", "lm_eval"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "compile": ("auto", "always", "never"),
 }

@@ -4,18 +4,21 @@
 |---|---|---|
 | exact_match | the answer is the target | fine-tuned models (2402.10790) |
 | babilong_labels | of the task's labels, its first sentence names the target alone | Kuratov et al. 2024 (2406.10149) |
-| substring | its first sentence contains the target | the same until June 2024; lm-evaluation-harness nearly so |
+| substring | its first sentence contains the target | the same until June 2024 |
+| lm_eval | it contains the target, anywhere | lm-evaluation-harness, task babilong (0.4.13) |
 
 Results under different rules are not comparable.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 
 from rmtkit.babi import LABELS
 
 LONGEST_PAIR = 3  # characters: "s,w" (qa19) is one label, "apple,milk" (qa8) a list of labels
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 
 
 def exact_match(answer: str, target: str) -> bool:
@@ -44,9 +47,18 @@ def babilong_labels(answer: str, question: str, target: str, labels: Collection[
 def substring(answer: str, target: str) -> bool:
     """Return whether the first sentence contains the target; upper and lower case are the same.
 
-    Source: babilong/babilong_utils.py of booydar/babilong. lm-evaluation-harness looks beyond the first sentence too.
+    Source: babilong/babilong_utils.py of booydar/babilong.
     """
     return target.lower() in first_sentence(answer)
+
+
+def lm_eval(answer: str, target: str) -> bool:
+    """Return whether the whole answer contains the target; upper and lower case are the same.
+
+    Source: process_results of lm_eval/tasks/babilong/common_utils.py, 0.4.13, control characters included.
+    Trap:   "no" is in "I do not know", "one" in "none"; a list of labels must be in the order of the target.
+    """
+    return target.strip().lower() in CONTROL_CHARACTER.sub("\n", answer).lower()
 
 
 def first_sentence(answer: str) -> str:
@@ -95,4 +107,5 @@ SCORING_RULES: dict[str, Callable[[str, str, str, str], bool]] = {  # of answer,
         answer, question, target, labels_of(task)
     ),
     "substring": lambda answer, question, target, task: substring(answer, target),
+    "lm_eval": lambda answer, question, target, task: lm_eval(answer, target),
 }
