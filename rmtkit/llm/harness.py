@@ -8,11 +8,13 @@ exported folder needs lm_eval alone: our scoring rules travel with it.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -69,7 +71,20 @@ def _harness_task(task: str, has_instruction: bool):
     if name not in manager.all_subtasks:
         raise ValueError(f"the lm_eval that is installed has no task {name}; take prompts=rmtkit, or another lm_eval")
     changes = {"task": name, "custom_dataset": _empty_document, **({} if has_instruction else {"description": ""})}
-    return manager.load({"group": GROUP, "task": [changes]})["tasks"][name]
+    with _quiet():
+        return manager.load({"group": GROUP, "task": [changes]})["tasks"][name]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back lm_eval's advice on how to give a task other data, which is of no use here."""
+    logger = logging.getLogger("lm_eval.api.task")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _empty_document(**_) -> dict:
@@ -120,7 +135,7 @@ def _write_folder(folder: Path, cases: Iterable[Case], style: PromptStyle) -> di
 
 
 def _write_data(folder: Path, cases: Iterable[Case]) -> dict[str, Case]:
-    """Write each case as a line of its task's file and return the first case of each, by the name of the task."""
+    """Write each case as a line of its task's file; return a case of each, without context, by the task's name."""
     firsts: dict[str, Case] = {}
     (folder / "data").mkdir()
     for case in cases:
@@ -128,7 +143,7 @@ def _write_data(folder: Path, cases: Iterable[Case]) -> dict[str, Case]:
         name = f"{GROUP}_{case.task}_{case.length}"
         if not re.fullmatch(r"[\w.-]+", case.length):
             raise ValueError(f"length {case.length!r} cannot be part of a task's name: letters, digits, _ . - only")
-        firsts.setdefault(name, case)
+        firsts.setdefault(name, replace(case, context=""))
         row = {"input": case.context, "question": case.question, "target": case.target}
         row |= {"task": case.task, "length": case.length, "index": case.index}
         with _data_file(folder, case).open("a", encoding="utf-8") as file:
@@ -239,7 +254,7 @@ def _readme(names: list[str], style: PromptStyle) -> str:
 
     lm_eval --model hf --model_args pretrained=NAME,max_length=WINDOW --include_path FOLDER --tasks {names[0]}{chat}
 
-FOLDER is this folder. `{GROUP}` is all of its tasks; `{GROUP}_TASK` and `{GROUP}_LENGTH` are those of one:
+FOLDER is this folder. `{GROUP}` is all of its tasks, `{GROUP}_TASK` those of one task, `{GROUP}_LENGTH` of one length:
 
 {", ".join(names)}
 

@@ -57,11 +57,7 @@ WORDING = {
         f"The facts tell where people go, and which things they take and put down. {CARRIED} Say where the thing in "
         "the question is now.",
         A_PLACE,
-        (
-            "Mary took the apple. John moved to the kitchen. Mary went to the hallway.",
-            "Where is the apple?",
-            "hallway",
-        ),
+        ("Mary took the apple. John moved to the kitchen. Mary went to the hallway.", "Where is the apple?", "hallway"),
         (
             "John picked up the football. The ferry was late that evening, as it often was. John journeyed to the "
             "garden. John dropped the football there. It smelled of rain and of wet leaves. John went to the office.",
@@ -186,11 +182,7 @@ WORDING = {
         "The facts tell where people go, where they are, or in which of two places they are. Say whether the person is "
         "now in the place that the question names: maybe, if it is one of two. The latest fact of the person counts.",
         f"{ONE_WORD}: yes, no or maybe.",
-        (
-            "Fred is either in the park or the office. Bill went to the school.",
-            "Is Fred in the office?",
-            "maybe",
-        ),
+        ("Fred is either in the park or the office. Bill went to the school.", "Is Fred in the office?", "maybe"),
         (
             "Julie moved to the kitchen. Her letters came every week until the winter. Julie journeyed to the cinema.",
             "Is Julie in the kitchen?",
@@ -200,11 +192,7 @@ WORDING = {
     "qa11": _wording(
         f"The facts tell where people go; he or she is the person whom the fact before names. {LATEST_PLACE}",
         A_PLACE,
-        (
-            "John went to the office. Then he journeyed to the bedroom.",
-            "Where is John?",
-            "bedroom",
-        ),
+        ("John went to the office. Then he journeyed to the bedroom.", "Where is John?", "bedroom"),
         (
             "Sandra moved to the hallway. Afterwards she travelled to the kitchen. A long silence followed, and then "
             "everyone spoke at once. Daniel went to the bathroom. Following that he moved to the garden.",
@@ -215,11 +203,7 @@ WORDING = {
     "qa12": _wording(
         f"The facts tell where two people go together. {LATEST_PLACE}",
         A_PLACE,
-        (
-            "Mary and John went to the garden. Daniel and Mary moved to the office.",
-            "Where is John?",
-            "garden",
-        ),
+        ("Mary and John went to the garden. Daniel and Mary moved to the office.", "Where is John?", "garden"),
         (
             "Sandra and Daniel travelled to the bedroom. The miller kept bees and sold their honey at the market. John "
             "and Sandra went back to the hallway.",
@@ -230,11 +214,7 @@ WORDING = {
     "qa13": _wording(
         f"The facts tell where two people go together; they are the two whom the fact before names. {LATEST_PLACE}",
         A_PLACE,
-        (
-            "John and Sandra moved to the kitchen. Then they went to the hallway.",
-            "Where is Sandra?",
-            "hallway",
-        ),
+        ("John and Sandra moved to the kitchen. Then they went to the hallway.", "Where is Sandra?", "hallway"),
         (
             "Daniel and Mary journeyed to the office. After that they travelled to the garden. On the table lay a map "
             "with half of its names rubbed out. Mary and John went to the bathroom. Afterwards they moved to the "
@@ -263,11 +243,7 @@ WORDING = {
         "The facts tell which animal someone is, and which animals are afraid of which. Say which animal the one in "
         "the question is afraid of.",
         f"{ONE_WORD}: the animal in the singular, such as mouse.",
-        (
-            "Wolves are afraid of mice. Sheep are afraid of cats. Emily is a sheep.",
-            "What is emily afraid of?",
-            "cat",
-        ),
+        ("Wolves are afraid of mice. Sheep are afraid of cats. Emily is a sheep.", "What is emily afraid of?", "cat"),
         (
             "Jessica is a mouse. The recipe asks for two eggs and a little salt. Mice are afraid of wolves. Gertrude "
             "is a cat.",
@@ -279,11 +255,7 @@ WORDING = {
         "The facts tell which animal someone is, and which color someone has. Say which color the one in the question "
         "has: that of another who is the same animal. Of several such, the one counts whose animal is told last.",
         f"{ONE_WORD}: the color.",
-        (
-            "Lily is a swan. Greg is a lion. Greg is white. Brian is a lion.",
-            "What color is Brian?",
-            "white",
-        ),
+        ("Lily is a swan. Greg is a lion. Greg is white. Brian is a lion.", "What color is Brian?", "white"),
         (
             "Julius is a frog. Julius is gray. The shutters were closed against the noon heat. Bernhard is a rhino. "
             "Lily is a frog.",
@@ -345,11 +317,7 @@ WORDING = {
         "kitchen, the bored to the garden, the tired to the bedroom. Say where the person will go, or how the person "
         "feels if the question asks why.",
         f"{ONE_WORD}: the name of the place or the feeling.",
-        (
-            "Sumit is bored. Jason is hungry.",
-            "Where will sumit go?",
-            "garden",
-        ),
+        ("Sumit is bored. Jason is hungry.", "Where will sumit go?", "garden"),
         (
             "Yann is tired. The last tram left the square at midnight. Yann journeyed to the bedroom.",
             "Why did yann go to the bedroom?",
