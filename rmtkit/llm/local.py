@@ -259,11 +259,27 @@ def _loading(name: str) -> Iterator[None]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with _without_gguf_bar():
+            yield
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = "give a hub name, a folder or a .gguf file"
         raise ConfigError(f"cannot load the model {name!r} ({reason}); {advice}") from None
+
+
+@contextlib.contextmanager
+def _without_gguf_bar() -> Iterator[None]:
+    """Load a GGUF file without the bar that transformers shows of it whatever it is told: in a notebook a widget."""
+    name = "transformers.modeling_gguf_pytorch_utils"
+    reading = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    bar = getattr(reading, "tqdm", None)
+    if bar is not None:
+        reading.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        if bar is not None:
+            reading.tqdm = bar
 
 
 def open_smollm2(data_dir: str | Path, *, max_answer_tokens: int = 20, batch_tokens: int = BATCH_TOKENS,
