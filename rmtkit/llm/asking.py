@@ -164,15 +164,16 @@ def _fields(answer: Answer) -> dict:
 
 
 def _counts(rows: list[dict]) -> dict:
-    """Return n, how many failed and how many are right, with the interval of their share."""
-    from rmtkit.evaluation import wilson_interval
+    """Return n, how many failed and how many are right, with the interval of their share; n alone if it is 0."""
+    if not rows:
+        return {"n": 0}
+    from rmtkit.evaluation import wilson_interval  # here, for it brings torch
 
     num_correct = sum(row["is_correct"] for row in rows)
-    low, high = wilson_interval(num_correct, len(rows)) if rows else (None, None)
-    return {
-        "n": len(rows), "num_failed": sum(row["failure"] is not None for row in rows), "num_correct": num_correct,
-        "accuracy": num_correct / len(rows) if rows else None, "low": low, "high": high,
-    }  # fmt: skip
+    num_failed = sum(row["failure"] is not None for row in rows)
+    low, high = wilson_interval(num_correct, len(rows))
+    share = {"accuracy": num_correct / len(rows), "low": low, "high": high}
+    return {"n": len(rows), "num_failed": num_failed, "num_correct": num_correct, **share}
 
 
 def retrieval_name(retriever) -> str:
