@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from rmtkit.config import TASKS, Config, ConfigError, resolve
 from rmtkit.export import Request, export_samples, export_story_file, export_story_folder, new_folder, parse_names
 from rmtkit.formats import FORMATS
 from rmtkit.launch import ChildError, evaluate_trained, train_and_test
+from rmtkit.llm.command import add_llm
+from rmtkit.parameters import describe_fields
 from rmtkit.processes import is_main
 from rmtkit.public import LENGTHS
 from rmtkit.reference import resolve_trained
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_convert(commands)
     _add_reference(commands)
     _add_report(commands)
+    add_llm(commands)
     known, rest = parser.parse_known_args(arguments)
     try:
         result = known.run(known, _overrides(rest))
@@ -86,12 +87,8 @@ def _sweep(known: argparse.Namespace, fields: dict[str, str]) -> dict:
 
 def _add_with_fields(commands, name: str, text: str) -> argparse.ArgumentParser:
     """Add a command that takes any field of `Config`, and list the fields in its help."""
-    rows = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(Config), flags=re.MULTILINE)
-    default = Config()
-    fields = "\n".join(f"  --{field}={getattr(default, field)}  {comment}".rstrip() for field, comment in rows)
-    heading = "Any of these can be given as --NAME=VALUE; shown are the values of the preset tiny:"
     return commands.add_parser(
-        name, help=text, description=f"{text}; the last line is JSON", epilog=f"{heading}\n{fields}",
+        name, help=text, description=f"{text}; the last line is JSON", epilog=describe_fields(Config),
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rmtkit.lengths import LENGTHS
-from rmtkit.parameters import ConfigError, coerce
+from rmtkit.parameters import ConfigError, check_bound, check_choice, read_fields
 
 PROJECT = Path(__file__).resolve().parent.parent
 PLACE = {"identity": False}  # a field that says where or how fast, not what: it does not change a trained model
@@ -208,15 +206,8 @@ def resolve(parameters: dict | None = None) -> Config:
             preset's value. `preset` names the preset, default "tiny".
     Raises: ConfigError.
     """
-    given = {name: value for name, value in (parameters or {}).items() if value is not None}
-    annotations = typing.get_type_hints(Config)
-    for name in given:
-        if name not in annotations:
-            raise ConfigError(_unknown(name, annotations))
-    values = {name: coerce(name, value, annotations[name]) for name, value in given.items()}
-    preset = PRESETS.get(values.get("preset", "tiny"))
-    if preset is None:
-        raise ConfigError(f"preset is {values['preset']!r}; allowed: {', '.join(PRESETS)}")
+    values = read_fields(parameters or {}, Config)
+    preset = PRESETS[check_choice("preset", values.get("preset", "tiny"), PRESETS)]
     tasks = dataclasses.replace(preset, task=values.get("task", preset.task)).tasks
     if preset is PAPER:
         for task in tasks:
@@ -231,20 +222,13 @@ def resolve(parameters: dict | None = None) -> Config:
     return check(dataclasses.replace(preset, **values))
 
 
-def _unknown(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown parameter {name!r}{hint}; allowed: {', '.join(known)}"
-
-
 def check(config: Config) -> Config:
     """Return the configuration if every field is in range and the fields agree with each other.
 
     Raises: ConfigError.
     """
     for name, allowed in CHOICES.items():
-        if getattr(config, name) not in allowed:
-            raise ConfigError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
+        check_choice(name, getattr(config, name), allowed)
     for task in config.tasks:
         if task not in TASKS or config.tasks.count(task) > 1:
             allowed = f"{', '.join(TASKS)}, several of them with commas, or all"
@@ -253,9 +237,9 @@ def check(config: Config) -> Config:
         if task not in TASKS:
             raise ConfigError(f"also_ask is {config.also_ask!r}; allowed: {', '.join(TASKS)}, with commas")
     for name, low in AT_LEAST.items():
-        _check_bound(config, name, low, is_below=True)
+        check_bound(name, getattr(config, name), low, is_below=True)
     for name, high in AT_MOST.items():
-        _check_bound(config, name, high, is_below=False)
+        check_bound(name, getattr(config, name), high, is_below=False)
     _check_training(config)
     _check_lengths(config)
     if config.fact_depth_start >= config.fact_depth_end:
@@ -313,15 +297,6 @@ def _check_lengths(config: Config) -> None:
         )
     if config.background == "none" and config.max_length not in (None, "0k"):
         raise ConfigError(f"background none has facts alone, which is max_length 0k, not {config.max_length}")
-
-
-def _check_bound(config: Config, name: str, bound: float, *, is_below: bool) -> None:
-    value = getattr(config, name)
-    for number in value if isinstance(value, tuple) else (value,):
-        if number is not None and (number < bound if is_below else number > bound):
-            raise ConfigError(f"{name} is {number}; expected {'at least' if is_below else 'at most'} {bound}")
-    if value == ():
-        raise ConfigError(f"{name} is empty; expected one number or more")
 
 
 def identity(config: Config) -> dict:

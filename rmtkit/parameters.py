@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 import ast
+import difflib
+import inspect
 import math
+import re
 import types
 import typing
+from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
     """A parameter that is unknown, of the wrong type or out of range; one line that says what is allowed."""
+
+
+def read_fields(parameters: dict, settings: type) -> dict:
+    """Return parameters as values of the fields of a dataclass; one that is None is left out.
+
+    Raises: ConfigError for a name that is no field, or a value that is not of its type.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    annotations = typing.get_type_hints(settings)
+    for name in given:
+        if name not in annotations:
+            raise ConfigError(_unknown(name, annotations))
+    return {name: coerce(name, value, annotations[name]) for name, value in given.items()}
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown parameter {name!r}{hint}; allowed: {', '.join(known)}"
+
+
+def check_choice(name: str, value, allowed: Iterable):
+    """Return a value that is one of those allowed. Raises: ConfigError if it is not."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    return value
+
+
+def check_bound(name: str, value, bound: float, *, is_below: bool) -> None:
+    """Raise ConfigError if a number, or one of several, is below the bound (or else above); None is no number."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and (number < bound if is_below else number > bound):
+            raise ConfigError(f"{name} is {number}; expected {'at least' if is_below else 'at most'} {bound}")
+    if value == ():
+        raise ConfigError(f"{name} is empty; expected one number or more")
+
+
+def describe_fields(settings: type) -> str:
+    """Return a heading and a line for each field of a dataclass: the option, its default, its comment."""
+    rows = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(settings), flags=re.MULTILINE)
+    default = settings()
+    lines = (f"  --{field}={getattr(default, field)}  {comment}".rstrip() for field, comment in rows)
+    heading = "Any of these can be given as --NAME=VALUE; shown are the values of the preset tiny:"
+    return "\n".join([heading, *lines])
 
 
 def coerce(name: str, value, annotation):
