@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
+from hypothesis import example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from rmtkit import plotting  # noqa: E402
@@ -23,6 +23,7 @@ from rmtkit.llm.tables import (  # noqa: E402
     accuracy_table,
     average_table,
     leaderboard_table,
+    model_kinds,
     outcome_table,
     recall_table,
     wide_table,
@@ -239,7 +240,11 @@ def test_name_of_a_file_says_what_the_prompt_had():
     assert name == "instruction_no_examples_yes_post_prompt_no_chat_template_yes_system_prompt_yes"
 
 
-@settings(max_examples=40, deadline=None)
+ODD = ["\r", "a\r\nb\n", '"', "a,b", "\0", "NA", "", " x ", "\u2028", "7"]
+
+
+@settings(max_examples=15, deadline=None)
+@example(outputs=ODD, rule="substring")
 @given(st.lists(st.text(), min_size=1, max_size=4), st.sampled_from(["babilong_labels", "substring", "exact_match"]))
 def test_predictions_come_back_as_they_were(tmp_path_factory, outputs, rule):
     rows = frame(cell(right=len(outputs), timeout=1)).assign(rule=rule)
@@ -247,7 +252,7 @@ def test_predictions_come_back_as_they_were(tmp_path_factory, outputs, rule):
     folder = tmp_path_factory.mktemp("evals")
     write_leaderboard_files(rows, folder, model="org/name", style=STYLE, allow_partial=True)
     read = read_leaderboard_files(folder, rule=rule)
-    assert read["output"].tolist() == [text.encode("utf-8", "replace").decode() for text in rows["output"]]
+    assert read["output"].tolist() == rows["output"].tolist()
     assert read["failure"].tolist() == [None] * len(outputs) + ["timeout"]
     assert read[["target", "question", "index"]].equals(rows[["target", "question", "index"]])
 
@@ -376,27 +381,34 @@ DRAWN = frame(
 )  # fmt: skip
 
 
-def texts(axis):
-    return {text.get_text() for text in axis.texts}
-
-
 def test_heat_map_has_the_benchmarks_numbers_an_average_and_the_failures():
     table = accuracy_table(DRAWN)
     figure = plotting.plot_llm_heatmap(pd.concat([table, average_table(table)]))
     first, second = figure.axes[:2]
     assert [label.get_text() for label in first.get_yticklabels()] == [*TASKS, "avg"]
     assert [label.get_text() for label in first.get_xticklabels()] == ["0k", "1k", "4k"]
+    assert first.yaxis_inverted() and second.yaxis_inverted()
     found = {text.get_position(): text.get_text() for text in first.texts}
     assert found[0.5, 0.5] == "70" and found[1.5, 0.5] == f"30\n5 {CROSS}" and found[1.5, 5.5] == f"30\n25 {CROSS}"
-    assert texts(second) == {"100"} and first.collections[0].get_clim() == (0, 100)
-    assert CROSS in second.get_xlabel() and "grey" in second.get_xlabel() and "n = 10" in first.get_title("left")
+    assert [text.get_text() for text in second.texts] == ["100"] * 3 and first.collections[0].get_clim() == (0, 100)
+    assert second.get_title("left") == "reference:qa1"
+    for said in (f"{CROSS}: no answer (counted as not right)", "grey: no result", "n = 10 a cell", "babilong labels"):
+        assert said in figure.get_supxlabel()
 
 
 def test_heat_map_leaves_cells_without_a_result_empty():
     table = accuracy_table(frame(cell(right=1), cell("qa2", "1k", wrong=1)))
-    axis = plotting.plot_llm_heatmap(table).axes[0]
-    assert {text.get_position() for text in axis.texts} == {(0.5, 0.5), (1.5, 1.5)}
-    assert CROSS not in axis.get_xlabel()
+    figure = plotting.plot_llm_heatmap(table)
+    assert {text.get_position() for text in figure.axes[0].texts} == {(0.5, 0.5), (1.5, 1.5)}
+    assert CROSS not in figure.get_supxlabel()
+
+
+def test_heat_map_of_those_answered_says_so_and_can_be_read_where_none_is():
+    table = accuracy_table(frame(cell(too_long=2), cell("qa2", right=1)), of="answered")
+    figure = plotting.plot_llm_heatmap(table)
+    text = next(text for text in figure.axes[0].texts if text.get_position() == (0.5, 0.5))
+    assert text.get_text() == f"2 {CROSS}" and text.get_color() == "black"
+    assert "left out" in figure.get_supxlabel()
 
 
 def heights(axis, label):
@@ -409,15 +421,32 @@ def test_lengths_figure_draws_every_model_in_the_panels_of_its_tasks():
     table = accuracy_table(DRAWN)
     figure = plotting.plot_llm_lengths(pd.concat([table, average_table(table)]))
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
-    assert list(panels) == [*TASKS, "mean of qa1 to qa5"]
+    assert list(panels) == [*(f"{task} (n = 10)" for task in TASKS), "mean of qa1 to qa5 (n = 50)"]
+    panels = {title.split(" (")[0]: axis for title, axis in panels.items()}
     assert heights(panels["qa1"], "SmolLM2") == pytest.approx({0: 70, 1: 30, 2: 20})
     assert heights(panels["qa1"], "reference:qa1") == {0: 100, 1: 100, 2: 100}
     assert not any(bars.get_label().startswith("reference") for bars in panels["qa2"].containers)
     assert heights(panels["mean of qa1 to qa5"], "SmolLM2") == pytest.approx({0: 70, 1: 30, 2: 20})
-    (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
-    assert "SmolLM2 (n = 10)" in [text.get_text() for text in legend.get_texts()] or "n = 10-50" in str(
-        [text.get_text() for text in legend.get_texts()]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["SmolLM2", "reference:qa1"]
+    assert "babilong labels, 95 % intervals" in legend.get_title().get_text()
+
+
+def test_lengths_figure_gives_models_looks_by_kind_that_differ_in_every_panel():
+    names = {"M": "model", "M + 5": "retrieval", "a": "memory", "b": "memory", "c": "memory", "last_named": "baseline"}
+    tasks = {"a": ["qa1"], "b": ["qa2"], "c": ["qa1"]}
+    rows = frame(*(cell(task, right=1, model=name) for name in names for task in tasks.get(name, ["qa1", "qa2"])))
+    figure = plotting.plot_llm_lengths(accuracy_table(rows), kinds=names)
+    colours = [{bars.get_label(): bars[0].get_color() for bars in axis.containers} for axis in figure.axes]
+    assert colours[0]["a"] == colours[1]["b"] == "black"
+    assert all(len(set(panel.values())) == len(panel) for panel in colours) and len(colours[0]) == 5
+
+
+def test_model_kinds_are_told_by_name():
+    rows = frame(
+        *(cell(right=1, model=name) for name in ("M", "M + 5 sentences (bm25)", "last_named", "reference:qa1"))
     )
+    assert list(model_kinds(rows, "M").values()) == ["model", "retrieval", "baseline", "memory"]
 
 
 def test_lengths_figure_has_wilson_bars_crosses_of_those_answered_and_published_curves():
@@ -433,7 +462,7 @@ def test_lengths_figure_has_wilson_bars_crosses_of_those_answered_and_published_
     bars = next(bars for bars in axis.containers if bars.get_label().startswith("SmolLM2"))
     low, high = wilson_interval(7, 10)
     np.testing.assert_allclose(bars[2][0].get_segments()[0][:, 1], [100 * low, 100 * high])
-    assert figure.get_supxlabel() == r"the source \$1"
+    assert figure.legends[0].get_title().get_text().endswith("\n" + r"the source \$1")
 
 
 def test_outcome_bars_are_as_high_as_the_shares_and_failures_are_hatched():
@@ -484,7 +513,7 @@ def test_findings_say_who_falls_and_who_does_not_with_their_numbers():
     llm, rmt, ahead, *_ = text.split("\n")
     assert "at 0k 80.0 [71.1, 86.7] % (n=100), at 4k 20.0 [13.3, 28.9] % (n=100). It falls: -60.0 points [" in llm
     assert "No change beyond chance: -1.0 points [" in rmt
-    assert ahead.startswith("- qa1 at 4k: RMT 99.0 [") and "+79.0 points [" in ahead and "behind" in ahead
+    assert ahead.startswith("- qa1 at 4k: RMT 99.0 [") and " 79.0 points [" in ahead and "behind" in ahead
     assert "scored by babilong_labels" in text.split("\n")[-1]
 
 
@@ -497,7 +526,7 @@ def test_findings_name_the_tasks_that_fall():
 def test_findings_tell_failures_from_wrong_answers():
     text = llm_findings(frame(cell(right=6, wrong=2, timeout=1, too_long=3), cell(model="N", right=1)))
     assert "M has no answer to 4 of 12 questions (too long 3, timeout 1); of those answered: 75.0 [" in text
-    assert "N answered all 1 questions." in text
+    assert "All questions were answered by: N (1)." in text
     assert "there is none to score" in llm_findings(frame(cell(refused=2)))
 
 

@@ -31,7 +31,7 @@ def llm_findings(predictions: pd.DataFrame) -> str:
     check_one_rule(table)
     lines = [line for name, cells in table.groupby("model", sort=False) for line in _by_length(_name(name), cells)]
     lines += _who_is_ahead(table)
-    lines += [_failures(_name(name), rows) for name, rows in predictions.groupby("model", sort=False)]
+    lines += _failures(predictions)
     recall = recall_table(predictions)
     lines += [_recall(_name(name), cells) for name, cells in recall.groupby("model", sort=False)]
     lines.append(COUNTED.format(rule=table["rule"].iloc[0]))
@@ -62,7 +62,7 @@ def _by_length(name: str, table: pd.DataFrame) -> list[str]:
 def _change(found: tuple[float, float, float]) -> str:
     """Say what a difference of short minus long is worth."""
     verdict = "It falls" if found[1] > 0 else "It rises" if found[2] < 0 else "No change beyond chance"
-    return f"{verdict}: {_points(tuple(-each for each in (found[0], found[2], found[1])))}"
+    return f"{verdict}: {_points(tuple(-each for each in (found[0], found[2], found[1])), '+')}"
 
 
 def _who_is_ahead(table: pd.DataFrame) -> list[str]:
@@ -82,21 +82,26 @@ def _who_is_ahead(table: pd.DataFrame) -> list[str]:
 
 
 def _behind(found: tuple[float, float, float]) -> str:
-    return f"{_points(found)} behind" if found[1] > 0 else "not behind beyond chance" if found[0] else "level"
+    return f"{_points(found)} behind" if found[1] > 0 else "not behind beyond chance"
 
 
-def _failures(name: str, rows: pd.DataFrame) -> str:
-    """Return how many questions have no answer and why, and how good the answers are that there are."""
-    counts = outcome_table(rows, ["model"]).set_index("outcome")["count"]
-    failed = counts.drop(["right", "wrong"], errors="ignore")
-    if not failed.sum():
-        return f"{name} answered all {len(rows):,} questions."
-    reasons = ", ".join(f"{outcome.replace('_', ' ')} {count:,}" for outcome, count in failed.items())
-    right, answered = int(counts.get("right", 0)), len(rows) - int(failed.sum())
-    share = _share(_share_of(right, answered)) if answered else "there is none to score"
-    return (
-        f"{name} has no answer to {failed.sum():,} of {len(rows):,} questions ({reasons}); of those answered: {share}."
-    )
+def _failures(predictions: pd.DataFrame) -> list[str]:
+    """Return of each model how many questions have no answer and why; one sentence for all that have answered all."""
+    lines, whole = [], []
+    for name, rows in predictions.groupby("model", sort=False):
+        counts = outcome_table(rows, ["model"]).set_index("outcome")["count"]
+        failed = counts.drop(["right", "wrong"], errors="ignore")
+        if not failed.sum():
+            whole.append(f"{_name(name)} ({len(rows):,})")
+            continue
+        reasons = ", ".join(f"{outcome.replace('_', ' ')} {count:,}" for outcome, count in failed.items())
+        right, answered = int(counts.get("right", 0)), len(rows) - int(failed.sum())
+        share = _share(_share_of(right, answered)) if answered else "there is none to score"
+        lines.append(
+            f"{_name(name)} has no answer to {failed.sum():,} of {len(rows):,} questions ({reasons}); of those "
+            f"answered: {share}."
+        )
+    return [*lines, *([f"All questions were answered by: {', '.join(whole)}."] if whole else [])]
 
 
 def _recall(name: str, table: pd.DataFrame) -> str:
@@ -125,9 +130,10 @@ def _share(row: pd.Series) -> str:
     return f"{in_percent(row['accuracy'], row['low'], row['high'])} % (n={int(row['n']):,})"
 
 
-def _points(found: tuple[float, float, float]) -> str:
-    value, low, high = (100 * each for each in found)
-    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+def _points(found: tuple[float, float, float], sign: str = "") -> str:
+    """Write a difference and its interval in points; with sign "+" all three have one."""
+    value, low, high = (f"{100 * each + 0.0:{sign}.1f}" for each in found)
+    return f"{value} points [{low}, {high}]"
 
 
 def _tasks(tasks) -> str:

@@ -16,6 +16,7 @@ Source: scripts/run_model_on_babilong.py and babilong/collect_results.py of booy
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -123,8 +124,15 @@ def _as_csv(cell: pd.DataFrame) -> str:
     """Return the text of a file: a row per sample, by its number; nothing where there is no answer."""
     table = cell.set_index("index")[["target", "output", "question"]].astype(object)
     table["output"] = table["output"].where(~cell.set_index("index")["outcome"].isin(FAILURES), "")
-    table = table.map(lambda text: "" if pd.isna(text) else str(text).encode("utf-8", "replace").decode())
-    return table.to_csv(index_label="", lineterminator="\n")
+    table = table.map(lambda text: "" if pd.isna(text) else str(text))
+    return "\n".join([_line(("", *table.columns)), *map(_line, table.itertuples()), ""])
+
+
+def _line(values) -> str:
+    """Return a line of a CSV, without its end: the writer quotes what is in the end of its lines, a lone "\\r" too."""
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\r\n").writerow(values)
+    return file.getvalue()[:-2]
 
 
 def evaluated(folder: Path) -> dict:

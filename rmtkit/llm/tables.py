@@ -241,6 +241,22 @@ def task_number(task: str) -> float:
     return int(found[1]) if found else math.inf if task == AVERAGE else 10**6
 
 
+def model_kinds(predictions: pd.DataFrame, model: str) -> dict[str, str]:
+    """Return what each model of an evaluation is, by its name.
+
+    Args:    model: the name of the one that is evaluated.
+    Returns: name -> "model" (that one), "retrieval" ("MODEL + ..."), "baseline" (does not read), or else "memory".
+    """
+    from rmtkit.llm.ours import TRIVIAL_KINDS
+
+    names = dict.fromkeys(predictions["model"])
+    return {
+        name: "model" if name == model else "retrieval" if str(name).startswith(f"{model} + ")
+        else "baseline" if name in TRIVIAL_KINDS else "memory"
+        for name in names
+    }  # fmt: skip
+
+
 def _with_shares(counts: pd.DataFrame) -> pd.DataFrame:
     """Add accuracy, low and high to counts of n and correct."""
     intervals = [_interval(k, n) for k, n in zip(counts["correct"], counts["n"], strict=True)]
