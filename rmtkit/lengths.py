@@ -7,10 +7,14 @@ their lengths in thousands of GPT-2 tokens instead.
 
 from __future__ import annotations
 
+import math
+import re
+
 TOKENS = {
     "0k": 0, **{f"{2**power}k": 2 ** (10 + power) for power in range(10)}, "1M": 2**20, "10M": 10_000_000
 }  # fmt: skip
 LENGTHS = tuple(TOKENS)
+UNITS = {"": 1, "k": 2**10, "M": 2**20}
 NUM_SAMPLES = {"128k": 500, "1M": 100, "10M": 20}  # of a length up to this one, unless asked otherwise
 
 
@@ -22,3 +26,9 @@ def lengths_up_to(longest: str) -> tuple[str, ...]:
 def default_samples(name: str) -> int:
     """Return how many samples a length is tested on unless asked otherwise."""
     return next(number for limit, number in NUM_SAMPLES.items() if TOKENS[name] <= TOKENS[limit])
+
+
+def length_size(name: str) -> float:
+    """Return what any length is sorted by, "2M" and "64" too: the tokens it names; other names stand last."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kM]?)", str(name))
+    return float(found[1]) * UNITS[found[2]] if found else math.inf

@@ -12,10 +12,12 @@ import pytest
 from papermill import inspect_notebook
 
 from rmtkit.config import PROJECT, Config
+from rmtkit.llm.settings import LLMSettings
 from rmtkit.runs import read_json
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 FIELDS = {field for field in Config.__dataclass_fields__}
+LLM_FIELDS = {field for field in LLMSettings.__dataclass_fields__}
 FOLDERS = {"project": PROJECT, "notebooks": PROJECT / "notebooks", "elsewhere": None}  # to type the command in
 MAX_BYTES = 2_000_000  # of an executed notebook
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"}
@@ -62,7 +64,7 @@ def test_notebook_is_committed_clean(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_parameters_are_fields_with_help(path):
     parameters = inspect_notebook(str(path))
-    assert parameters and set(parameters) <= FIELDS
+    assert parameters and set(parameters) <= (LLM_FIELDS if path.stem == "05_llm_evaluation" else FIELDS)
     assert all(parameter["help"] for parameter in parameters.values())
 
 
@@ -162,7 +164,7 @@ def test_readme_of_the_notebooks_names_them_all_and_only_what_exists():
     text = (PROJECT / "notebooks" / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\d\d_\w+\.ipynb)\)", text)) == {path.name for path in NOTEBOOKS}
     assert set(re.findall(r"notebooks/(\w+\.ipynb)", text)) <= {path.name for path in NOTEBOOKS}
-    assert set(re.findall(r"-p (\w+)", text)) <= FIELDS
+    assert set(re.findall(r"-p (\w+)", text)) <= FIELDS | LLM_FIELDS
 
 
 def test_mistyped_parameter_stops_the_notebook_with_one_line(tmp_path):
@@ -178,3 +180,17 @@ def test_notebook_without_trained_model_says_what_to_run(name, message, tmp_path
     run = papermill(f"{name}.ipynb", tmp_path, preset="smoke", outputs_dir=tmp_path)
     assert run.returncode != 0
     assert message in error_of(run) and "02_train.ipynb" in error_of(run)
+
+
+def test_llm_notebook_runs_headless_twice_and_asks_nothing_again(tmp_path):
+    pytest.importorskip("bm25s")
+    lines = []
+    for place in ("elsewhere", "notebooks"):
+        options = {"preset": "smoke", "outputs_dir": tmp_path / "outputs"}
+        run = papermill("05_llm_evaluation.ipynb", tmp_path, working_folder=place, **options)
+        assert run.returncode == 0, run.stderr[-3000:]
+        check_executed(tmp_path / "05_llm_evaluation.ipynb")
+        files = sorted(tmp_path.glob("outputs/llm/*/predictions/*.jsonl"))
+        lines.append({path.name: path.read_text(encoding="utf-8") for path in files})
+    assert lines[0] and lines[0] == lines[1]
+    assert len(list(tmp_path.glob("outputs/llm/*/leaderboard/babilong_evals/*/*/*.csv"))) == 2

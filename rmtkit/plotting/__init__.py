@@ -8,6 +8,7 @@ bars and bands are the 95 % intervals in the columns low and high; n is named in
 from rmtkit.plotting.accuracy import plot_accuracy_by_length
 from rmtkit.plotting.data import plot_distributions, plot_fact_positions, plot_floors, plot_shares, plot_sizes
 from rmtkit.plotting.heatmaps import plot_accuracy_by_depth, plot_cross_lengths, plot_task_lengths
+from rmtkit.plotting.llm import plot_llm_heatmap, plot_llm_lengths, plot_outcomes, plot_recall
 from rmtkit.plotting.memory import (
     plot_attention_mass,
     plot_read_attention,
@@ -40,9 +41,13 @@ __all__ = [
     "plot_fact_positions",
     "plot_floors",
     "plot_head_ablation",
+    "plot_llm_heatmap",
+    "plot_llm_lengths",
+    "plot_outcomes",
     "plot_probe_accuracy",
     "plot_read_attention",
     "plot_reading",
+    "plot_recall",
     "plot_results",
     "plot_segment_attention",
     "plot_shares",

@@ -40,14 +40,14 @@ def plot_task_lengths(table: pd.DataFrame, published: pd.DataFrame | None = None
     figure, axes = subplots(min(WIDEST, 3.6 + CELL * len(lengths)), 1.6 * len(maps) + 0.3 * sum(heights), len(maps), 1,
                             height_ratios=heights)  # fmt: skip
     for axis, values in zip(axes[:, 0], maps, strict=True):
-        _draw_map(axis, values, _numbers(values), fontsize=8)
+        draw_map(axis, values, _numbers(values), fontsize=8)
         axis.set_xlabel("length of the sample, tokens of the model (0k: facts alone)")
         axis.set_ylabel("task and model")
         _embolden(axis, this_run)
     axes[0, 0].set_title(f"rmtkit, bold: {this_run}; {NO_RESULT}", fontsize=10, loc="left")
     if len(maps) > 1:
-        axes[1, 0].set_title(_plain(f"published: {source}"), fontsize=10, loc="left")
-    return _with_scale(figure, axes)
+        axes[1, 0].set_title(plain(f"published: {source}"), fontsize=10, loc="left")
+    return with_scale(figure, axes)
 
 
 def _task_map(table: pd.DataFrame, lengths: list[str], this_run: str) -> pd.DataFrame:
@@ -76,11 +76,11 @@ def plot_accuracy_by_depth(table: pd.DataFrame) -> Figure:
             for value in ("accuracy", "text")]  # fmt: skip
     width = min(WIDEST, max(5.5, 2.6 + 0.8 * len(columns)))
     figure, axes = subplots(width, 1.5 + 0.55 * len(depths))
-    _draw_map(axes[0, 0], 100 * maps[0].astype(float), maps[1].fillna("").to_numpy(), fontsize=8)
+    draw_map(axes[0, 0], 100 * maps[0].astype(float), maps[1].fillna("").to_numpy(), fontsize=8)
     unit = "tokens of the model (0k: facts alone)" if length == "length" else "segments"
     axes[0, 0].set(xlabel=f"length of the sample, {unit}", ylabel="place of the earliest supporting\nfact (0 %: start)")
     axes[0, 0].set_title(f"accuracy, %; 95 % interval; n samples; {NO_RESULT}", fontsize=10, loc="left")
-    return _with_scale(figure, axes)
+    return with_scale(figure, axes)
 
 
 def _with_interval(table: pd.DataFrame) -> list[str]:
@@ -105,7 +105,7 @@ def plot_cross_lengths(table: pd.DataFrame, published: pd.DataFrame | None = Non
     figure, axes = subplots(min(WIDEST, 4.4 + CELL * columns), 1.6 * len(maps) + 0.3 * sum(heights), len(maps), 1,
                             height_ratios=heights)  # fmt: skip
     for axis, (values, trained) in zip(axes[:, 0], maps, strict=True):
-        _draw_map(axis, values, _numbers(values), fontsize=8)
+        draw_map(axis, values, _numbers(values), fontsize=8)
         axis.set(xlabel="evaluated segments", ylabel="trained: segments x tokens")
         _embolden(axis, this_run)
         for row, number in enumerate(trained):
@@ -115,8 +115,8 @@ def plot_cross_lengths(table: pd.DataFrame, published: pd.DataFrame | None = Non
         f"rmtkit, bold: {this_run}; dotted: the longest trained length; {NO_RESULT}", fontsize=10, loc="left"
     )
     if len(maps) > 1:
-        axes[1, 0].set_title(_plain(f"published: {source}"), fontsize=10, loc="left")
-    return _with_scale(figure, axes)
+        axes[1, 0].set_title(plain(f"published: {source}"), fontsize=10, loc="left")
+    return with_scale(figure, axes)
 
 
 def _cross_map(table: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
@@ -133,7 +133,7 @@ def _cross_map(table: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
 # ---------------------------------------------------------------------- a map
 
 
-def _draw_map(axis: Axes, values: pd.DataFrame, texts: np.ndarray, *, fontsize: float) -> None:
+def draw_map(axis: Axes, values: pd.DataFrame, texts: np.ndarray, *, fontsize: float) -> None:
     """Draw one map: per cent as colours, the text of each cell in black or white, whatever can be read on it."""
     shown = np.ma.masked_invalid(values.to_numpy(dtype=float))
     axis.set_facecolor(EMPTY)
@@ -141,13 +141,13 @@ def _draw_map(axis: Axes, values: pd.DataFrame, texts: np.ndarray, *, fontsize: 
     axis.grid(False)
     axis.invert_yaxis()
     rows, columns = values.shape
-    axis.set_xticks(np.arange(columns) + 0.5, [_plain(f"{c:,}" if isinstance(c, (int, np.integer)) else str(c))
+    axis.set_xticks(np.arange(columns) + 0.5, [plain(f"{c:,}" if isinstance(c, (int, np.integer)) else str(c))
                                                for c in values.columns], fontsize=8)  # fmt: skip
-    axis.set_yticks(np.arange(rows) + 0.5, [_plain(str(name)) for name in values.index], fontsize=8)
+    axis.set_yticks(np.arange(rows) + 0.5, [plain(str(name)) for name in values.index], fontsize=8)
     axis.tick_params(length=0)
     for row, column in np.ndindex(rows, columns):
         if texts[row, column]:
-            colour = "black" if values.iat[row, column] > 50 else "white"
+            colour = "white" if values.iat[row, column] <= 50 else "black"
             axis.text(column + 0.5, row + 0.5, texts[row, column], ha="center", va="center", color=colour,
                       fontsize=fontsize, linespacing=0.95)  # fmt: skip
 
@@ -162,7 +162,7 @@ def _number(percent: float) -> str:
     return f"{percent:.1f}".removesuffix(".0") if percent < 99.95 or percent >= 100 else ">99.9"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
 
@@ -179,7 +179,7 @@ def _mark(axis: Axes, column: int, row: int) -> None:
     axis.add_patch(square)
 
 
-def _with_scale(figure: Figure, axes: np.ndarray) -> Figure:
+def with_scale(figure: Figure, axes: np.ndarray) -> Figure:
     """Add the scale of colours, one for all maps of the figure."""
     figure.colorbar(axes[0, 0].collections[0], ax=axes, label="accuracy, %", pad=0.01, aspect=15, shrink=0.9)
     return figure
