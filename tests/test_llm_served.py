@@ -253,15 +253,15 @@ def wait_until(is_true):
     assert is_true()
 
 
-def test_leaving_the_iterator_ends_what_is_in_flight():
+def test_leaving_the_iterator_ends_what_is_in_flight(pauses):
     with FaultyServer({"0": [completion()]}, otherwise=Reply(held=True)) as server:
         for _ in serve(server, concurrency=3).answer([ask(str(place)) for place in range(20)]):
             break
         wait_until(lambda: server.num_hung_up == len(server.requests) - 1)
-        assert len(server.requests) <= 4 and threads_of_loops() == []
+        assert len(server.requests) <= 4 and threads_of_loops() == pauses == []
 
 
-def test_interrupt_ends_what_is_in_flight():
+def test_interrupt_ends_what_is_in_flight(pauses):
     with FaultyServer(otherwise=Reply(held=True)) as server:
 
         def interrupt():
@@ -272,7 +272,7 @@ def test_interrupt_ends_what_is_in_flight():
         with pytest.raises(KeyboardInterrupt):
             list(serve(server, concurrency=3).answer([ask(str(place)) for place in range(20)]))
         wait_until(lambda: server.num_hung_up == 3)
-        assert len(server.requests) == 3 and threads_of_loops() == []
+        assert len(server.requests) == 3 and threads_of_loops() == pauses == []
 
 
 def test_caller_who_stops_taking_stops_the_sending():
