@@ -151,6 +151,7 @@ class Asking:
             "model": self.name, "task": what["task"], "length": what["length"], "rule": self.rule,
             **_counts(rows), "num_asked": num_asked, "what": what,
             "prompt": {"system": template.system, "text": template.text} if is_copied else None,
+            "options": getattr(self.model, "options", None),  # as sent to a server: whether it took greedy decoding
             "versions": versions(), "updated": datetime.date.today().isoformat(),
         }  # fmt: skip
 
