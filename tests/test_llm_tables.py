@@ -360,8 +360,8 @@ def test_evaluated_finds_the_model_among_those_it_was_compared_with(tmp_path):
     style = {"prompts": "rmtkit", "instruction": True, "examples": False, "post_prompt": True, "chat_template": True,
              "system_prompt": None}  # fmt: skip
     answering = {"max_answer_tokens": 20}
-    records = [("M", {**answering, "retrieval": None}), ("M + 5", {**answering, "retrieval": "5"}),
-               ("last_named", {"retrieval": None})]  # fmt: skip
+    records = [("last_named", {"retrieval": None}), ("M + 5", {**answering, "retrieval": "5"}),
+               ("M", {**answering, "retrieval": None})]  # fmt: skip
     (tmp_path / "predictions").mkdir()
     for number, (model, what) in enumerate(records):
         record = {"model": model, "task": "qa1", "length": "4k", "num_asked": 7,
