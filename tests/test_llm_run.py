@@ -99,6 +99,10 @@ def test_resolve_llm_refuses_with_one_line(parameters, message):
 def test_parts_of_the_prompt_follow_the_wording_unless_given():
     plain = resolve_llm({"prompts": "plain"})
     assert not (plain.instruction or plain.examples or plain.post_prompt)
+    small, other = resolve_llm({}), resolve_llm({"model": "gpt2"})
+    assert (small.examples, small.chat_template) == (False, False)
+    assert (other.examples, other.chat_template) == (True, None)
+    assert resolve_llm({"examples": True}).examples and resolve_llm({"prompts": "lm_eval"}).examples
     worded = resolve_llm({"preset": "smoke", "prompts": "rmtkit", "examples": False})
     assert worded.instruction and worded.post_prompt and not worded.examples
 

@@ -37,7 +37,7 @@ class LLMSettings:
     # prompts
     prompts: str = "rmtkit"  # wording: rmtkit, lm_eval (the benchmark's, of that package), plain (context and question)
     instruction: bool = True  # whether the prompt begins with what is to be done
-    examples: bool = True  # whether worked examples follow
+    examples: bool = True  # whether worked examples follow; not to smollm2, which is no chat either, unless asked for
     post_prompt: bool = True  # whether a line says how an answer looks
     chat_template: bool | None = None  # prompts as messages, else as text to go on with; None: where there is one
     system_prompt: str | None = None  # text of the system's message
@@ -100,6 +100,7 @@ class LLMSettings:
 
 
 PARTS = ("instruction", "examples", "post_prompt")  # of a prompt, each by its own switch; "plain" has none
+OF_SMOLLM2 = {"examples": False, "chat_template": False}  # unless asked for: it retells the examples (LOG.md)
 TINY = LLMSettings()
 SMOKE = dataclasses.replace(
     TINY, preset="smoke", model="reference:backbone", task="qa1", lengths="0k,1k", num_samples=4,
@@ -130,8 +131,11 @@ def resolve_llm(parameters: dict | None = None) -> LLMSettings:
     """
     values = read_fields(parameters or {}, LLMSettings)
     preset = PRESETS[check_choice("preset", values.get("preset", "tiny"), PRESETS)]
-    has_parts = values.get("prompts", preset.prompts) != "plain"
-    return check(dataclasses.replace(preset, **{**dict.fromkeys(PARTS, has_parts), **values}))
+    prompts, model = (values.get(name, getattr(preset, name)) for name in ("prompts", "model"))
+    parts = dict.fromkeys(PARTS, prompts != "plain")
+    if (prompts, model) == ("rmtkit", "smollm2"):
+        parts |= OF_SMOLLM2
+    return check(dataclasses.replace(preset, **{**parts, **values}))
 
 
 def check(settings: LLMSettings) -> LLMSettings:
