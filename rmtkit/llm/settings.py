@@ -101,10 +101,10 @@ class LLMSettings:
 
 PARTS = ("instruction", "examples", "post_prompt")  # of a prompt, each by its own switch; "plain" has none
 OF_SMOLLM2 = {"examples": False, "chat_template": False}  # unless asked for: it retells the examples (LOG.md)
-TINY = LLMSettings()
+TINY = LLMSettings(**OF_SMOLLM2)
 SMOKE = dataclasses.replace(
     TINY, preset="smoke", model="reference:backbone", task="qa1", lengths="0k,1k", num_samples=4,
-    prompts="plain", compare="reference:qa1-tiny", **dict.fromkeys(PARTS, False),
+    prompts="plain", compare="reference:qa1-tiny", chat_template=None, **dict.fromkeys(PARTS, False),
 )  # fmt: skip
 BACKGROUNDS = ("wiki", "pg19", "wikitext", "none")
 BASELINES = ("most_frequent", "last_named")
@@ -132,7 +132,7 @@ def resolve_llm(parameters: dict | None = None) -> LLMSettings:
     values = read_fields(parameters or {}, LLMSettings)
     preset = PRESETS[check_choice("preset", values.get("preset", "tiny"), PRESETS)]
     prompts, model = (values.get(name, getattr(preset, name)) for name in ("prompts", "model"))
-    parts = dict.fromkeys(PARTS, prompts != "plain")
+    parts = {**dict.fromkeys(PARTS, prompts != "plain"), "chat_template": None}
     if (prompts, model) == ("rmtkit", "smollm2"):
         parts |= OF_SMOLLM2
     return check(dataclasses.replace(preset, **{**parts, **values}))
