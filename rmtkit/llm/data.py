@@ -147,6 +147,7 @@ class FittingProblems:
     def __init__(self, source, count: Count, room: int | None):
         self.max_n_facts = source.max_n_facts
         self._source, self._count, self._room = source, count, room
+        self._found = lru_cache(maxsize=8)(self._find)  # asked for at each step of the search for a length
         recorded = source.num_problems(SPLIT)
         self._fitting = None if recorded is None else [i for i in range(recorded) if self._fits(self._draw(i))]
         if self._fitting == []:
@@ -162,6 +163,9 @@ class FittingProblems:
 
     def problem(self, split: str, index: int, **_) -> Problem:
         """Return the problem with this index, the same for every length of the background."""
+        return self._found(index)
+
+    def _find(self, index: int) -> Problem:
         if self._fitting is not None:
             return self._draw(self._fitting[index % len(self._fitting)])
         for attempt in range(MAX_DRAWS):
