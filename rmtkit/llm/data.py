@@ -48,8 +48,8 @@ def generated_cases(task: str, length: str, num_samples: int, *, num_tokens=None
     Args:    task: "qa1" .. "qa20";  length: one of `rmtkit.lengths`; "0k" is facts alone, however many;
              num_samples: recorded problems may give fewer;
              num_tokens: the evaluated model's tokenizer, or a function from a text to its number of tokens; None, for a
-             served model whose tokenizer is not at hand: the kit's own tokenizer, which makes more tokens of English
-             than those of language models, so that prompts are shorter than stated and never longer;
+             served model whose tokenizer is not at hand: the kit's own tokenizer, which makes three tokens of English
+             where SmolLM2's makes two, so that a prompt of "4k" has some 2,700 tokens of such a model;
              prompt_room: tokens left free for all that is not context, see `prompt_room`;
              background: a source of `rmtkit.background`, or a folder of texts;  data_dir: where token stores are kept;
              babi_path: real bAbI, as in `rmtkit.config.Config`; None: generated stories.
