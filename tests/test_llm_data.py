@@ -34,6 +34,11 @@ def count_words(text):
     return len(text.split())
 
 
+def first_of_background(case):
+    """What the first sentence of the library in a context begins with."""
+    return re.search(r"Text \d+ says in sentence \d+", case.context)[0]
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """One folder for all tests here, so that the token store is built once."""
@@ -112,11 +117,19 @@ def test_generated_cases_depend_on_seed_index_and_length(make_cases):
     assert len(make_cases(length="2k")[0].context) > 1.9 * len(first.context)
 
 
+def test_generated_cases_of_another_seed_have_other_background(make_cases):
+    starts = [[first_of_background(case) for case in make_cases(seed=seed)] for seed in (5, 6)]
+    assert starts[0] != starts[1]
+
+
+def test_token_counter_leaves_out_special_tokens(tokenizer, bos_tokenizer):
+    assert token_counter(bos_tokenizer)("Mary slept.") == token_counter(tokenizer)("Mary slept.")
+
+
 def test_generated_cases_of_two_models_differ_in_length_only(make_cases, tokenizer):
     short, long = make_cases(num_tokens=tokenizer)[0], make_cases()[0]
     assert (short.question, short.target) == (long.question, long.target)
-    first, same = (re.search(r"Text \d+ says in sentence \d+", case.context)[0] for case in (short, long))
-    assert first == same
+    assert first_of_background(short) == first_of_background(long)
     assert len(short.context) < len(long.context)
 
 
@@ -162,6 +175,7 @@ def test_fitting_problems_are_those_of_the_source_where_they_fit():
         expected = source.problem("test", index)
         is_short = count_words(" ".join(expected.facts)) <= 150
         assert (problems.problem("test", index) == expected) == is_short
+    assert len({problems.problem("test", index).facts for index in range(10)}) == 10
 
 
 @settings(max_examples=100, deadline=None)
@@ -193,13 +207,15 @@ def test_longest_fitting_needs_few_steps_where_growth_is_even():
 
 
 def test_prompt_room_holds_every_prompt_without_context():
+    sizes = []
+
     def count_prompt(case):
         assert case.context == ""
-        return 200 + len(case.question)
+        sizes.append(200 + 10 * len(case.question))
+        return sizes[-1]
 
     room = prompt_room("qa3", count_prompt)
-    longest = max(len(GeneratedProblems("qa3", seed=9).problem("test", i).questions[0].text) for i in range(100))
-    assert 200 + longest <= room <= 200 + longest + 40 and room % 16 == 0
+    assert max(sizes) + 8 <= room < max(sizes) + 24 and room % 16 == 0 and len(set(sizes)) > 5
 
 
 def test_data_is_imported_without_torch():

@@ -62,15 +62,17 @@ def test_retriever_takes_the_later_of_equals():
     assert Retriever(top=2).retrieve(make_case([*sentences, *BACKGROUND])).context == " ".join(sentences[2:])
 
 
-def test_retriever_keeps_top_pieces_whatever_they_are(mixed):
-    case = make_case(BACKGROUND, question="Who?")
+@pytest.mark.parametrize("question", ["Who?", "?", "Is it?"])
+def test_retriever_keeps_top_pieces_whatever_they_are(question):
+    case = make_case(BACKGROUND, question=question)
     assert Retriever(top=3).retrieve(case).context == " ".join(BACKGROUND[-3:])
 
 
 @pytest.mark.parametrize("unit", ["sentence", "chunk"])
 def test_retriever_leaves_a_short_context_as_it_is(unit):
-    case = make_case(MOVES, supporting=MOVES[:1])
-    assert Retriever(unit=unit).retrieve(case) == case
+    for context in (["  Mary", *MOVES, ""], MOVES, []):
+        case = make_case(context, supporting=context[1:2])
+        assert Retriever(unit=unit).retrieve(case) == case
 
 
 def test_retriever_does_not_know_the_recall_of_unknown_facts(mixed):
@@ -81,7 +83,7 @@ def test_retriever_does_not_know_the_recall_of_unknown_facts(mixed):
 
 
 def test_mean_recall_is_of_the_known_ones():
-    assert mean_recall([1.0, None, 0.5]) == 0.75 and mean_recall([None]) is None
+    assert mean_recall([1.0, None, 0.5, 0.0]) == 0.5 and mean_recall([None]) is None
 
 
 # ------------------------------------------------------------------ pieces
@@ -103,7 +105,7 @@ def test_chunks_have_whole_words_and_as_many_tokens_as_fit(tokenizer, words, siz
         before = len(tokenizer.tokenize(text[: max(0, start - 1)]))
         longer = (text + " ").index(" ", min(end + 1, len(text)))  # with the word after it
         sizes = [len(tokenizer.tokenize(text[:place])) - before for place in (end, longer)]
-        assert sizes[0] <= size or " " not in text[start:end]
+        assert sizes[0] <= size + 1 or " " not in text[start:end]  # a token may be the space before
         assert end == len(text) or sizes[1] > size
 
 
@@ -138,8 +140,8 @@ def test_a_fact_is_a_sentence_of_its_own_but_after_the_cut_end_of_the_background
 
 
 def test_embeddings_keep_the_nearest_by_angle():
-    nearest, farther = "Zzz zzz zzz zzz zzqz.", "Zq."
-    case = make_case([*BACKGROUND, farther, nearest, *BACKGROUND], question="zzzzz zzzzz zz q")
+    nearest, farther = "Zzq.", "Zzzzzzzzzzzzzzzaaaaaaaaaaaa."  # the second is longer, as a vector, too
+    case = make_case([*BACKGROUND, nearest, farther, *BACKGROUND], question="zzzz qq")
     retriever = Retriever("embeddings", top=1, encoder=count_letters)
     assert retriever.retrieve(case).context == nearest
 

@@ -48,8 +48,8 @@ def generated_cases(task: str, length: str, num_samples: int, *, num_tokens=None
     Args:    task: "qa1" .. "qa20";  length: one of `rmtkit.lengths`; "0k" is facts alone, however many;
              num_samples: recorded problems may give fewer;
              num_tokens: the evaluated model's tokenizer, or a function from a text to its number of tokens; None, for a
-             served model whose tokenizer is not at hand: the kit's own tokenizer, which makes more tokens of English
-             than those of language models, so that prompts are shorter than stated and never longer;
+             served model whose tokenizer is not at hand: the kit's own tokenizer, which makes three tokens of English
+             where SmolLM2's makes two, so that a prompt of "4k" has some 2,700 tokens of such a model;
              prompt_room: tokens left free for all that is not context, see `prompt_room`;
              background: a source of `rmtkit.background`, or a folder of texts;  data_dir: where token stores are kept;
              babi_path: real bAbI, as in `rmtkit.config.Config`; None: generated stories.
@@ -147,6 +147,7 @@ class FittingProblems:
     def __init__(self, source, count: Count, room: int | None):
         self.max_n_facts = source.max_n_facts
         self._source, self._count, self._room = source, count, room
+        self._found = lru_cache(maxsize=8)(self._find)  # asked for at each step of the search for a length
         recorded = source.num_problems(SPLIT)
         self._fitting = None if recorded is None else [i for i in range(recorded) if self._fits(self._draw(i))]
         if self._fitting == []:
@@ -162,6 +163,9 @@ class FittingProblems:
 
     def problem(self, split: str, index: int, **_) -> Problem:
         """Return the problem with this index, the same for every length of the background."""
+        return self._found(index)
+
+    def _find(self, index: int) -> Problem:
         if self._fitting is not None:
             return self._draw(self._fitting[index % len(self._fitting)])
         for attempt in range(MAX_DRAWS):

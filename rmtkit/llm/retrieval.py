@@ -79,8 +79,9 @@ class Retriever:
             return _sentences(text)
         words = [match.span() for match in re.finditer(r"\S+", text)]
         if self.tokenizer is None:
-            return _chunks(words, np.arange(len(words) + 1), int(self.chunk_size * WORDS_PER_TOKEN))
-        return _chunks(words, _num_tokens_before(text, words, self.tokenizer), self.chunk_size)
+            numbers = np.arange(len(words))
+            return _chunks(words, numbers, numbers + 1, int(self.chunk_size * WORDS_PER_TOKEN))
+        return _chunks(words, *_num_tokens(text, words, self.tokenizer), self.chunk_size)
 
 
 def mean_recall(recalls: Iterable[float | None]) -> float | None:
@@ -102,8 +103,7 @@ def _bm25(_) -> Scores:
         index = bm25s.BM25()
         index.index(bm25s.tokenize(pieces, show_progress=False), show_progress=False)
         asked = bm25s.tokenize(question, show_progress=False, return_ids=False)[0]
-        known = index.get_tokens_ids(asked)
-        return index.get_scores_from_ids(known) if known else np.zeros(len(pieces))
+        return index.get_scores_from_ids(index.get_tokens_ids(asked))
 
     return scores
 
@@ -147,26 +147,28 @@ def _sentences(text: str) -> Spans:
     return list(PunktSentenceTokenizer().span_tokenize(text))
 
 
-def _chunks(words: Spans, num_before: np.ndarray, size: int) -> Spans:
+def _chunks(words: Spans, num_before: np.ndarray, num_after: np.ndarray, size: int) -> Spans:
     """Return chunks of whole words.
 
-    Args: num_before: tokens before each word and after the last one;  size: tokens of a chunk; a longer word is one.
+    Args: num_before, num_after: tokens up to the start and the end of each word, (words,);  size: tokens of a chunk; a
+          word that has more is a chunk by itself.
     """
     chunks, first = [], 0
     while first < len(words):
-        end = int(np.searchsorted(num_before, num_before[first] + size, side="right")) - 1
+        end = int(np.searchsorted(num_after, num_before[first] + size, side="right"))
         end = max(first + 1, end)
         chunks.append((words[first][0], words[end - 1][1]))
         first = end
     return chunks
 
 
-def _num_tokens_before(text: str, words: Spans, tokenizer) -> np.ndarray:
-    """Return how many tokens end before each word ends up in its own, and the number of all."""
+def _num_tokens(text: str, words: Spans, tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many tokens of the text end before each word, and with it or before, (words,) each."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = np.array([end for _, end in encoded["offset_mapping"]])
-    starts = np.array([start for start, _ in words])
-    return np.append(np.searchsorted(ends, starts, side="right"), len(ends))
+    starts_and_ends = np.array(words, dtype=np.int64).reshape(-1, 2).T
+    num_before, num_after = (np.searchsorted(ends, places, side="right") for places in starts_and_ends)
+    return num_before, num_after
 
 
 def _joined(pieces: Spans, kept: np.ndarray) -> Spans:
