@@ -559,3 +559,9 @@ def test_command_exports_tasks_for_lm_eval(own_cases, capsys, tmp_path):
     assert status == 0 and json.loads(out)["num_cases"] == 6
     assert json.loads(out)["tasks"] == ["rmtkit_babilong_qa1_0k", "rmtkit_babilong_qa2_1k"]
     assert (tmp_path / "tasks" / "data" / "qa1_0k.jsonl").is_file()
+
+
+def test_open_candidates_cuts_chunks_in_tokens_of_the_model():
+    settings = resolve_llm({"preset": "smoke", "retrieval": "chunk", "compare": "none"})
+    first, second, *_ = opening.open_candidates(settings, opening.open_cells(settings))
+    assert second.retriever.unit == "chunk" and second.retriever.tokenizer is first.model.tokenizer

@@ -179,8 +179,8 @@ def open_candidates(settings: LLMSettings, cells: list[Cell]) -> list[Candidate]
     asked = {**about, **answering, "base_url": settings.server}
     tasks = tuple(dict.fromkeys(cell.task for cell in cells))
     compared = [_open_recurrent(name, tasks, about) for name in _compared_names(settings, tasks)]
-    retriever = _open_retriever(settings)
     model = open_model(settings)
+    retriever = _open_retriever(settings, _tokenizer_of(model))
     has_template = getattr(model, "has_template", True)
     style = _plain() if is_recurrent(settings) else make_style(settings, has_template=has_template)
     if settings.chat_template and not has_template:
@@ -299,12 +299,13 @@ def _open_recurrent(name: str, tasks: Sequence[str], about: dict) -> Candidate:
     return Candidate(model, _plain(), tasks=shared, about=about)
 
 
-def _open_retriever(settings: LLMSettings):
+def _open_retriever(settings: LLMSettings, tokenizer):
+    """Return what cuts a context, chunks in tokens of this tokenizer (None: in words), or None."""
     if settings.retrieval == "none":
         return None
     from rmtkit.llm.retrieval import Retriever
 
-    return Retriever(settings.retriever, settings.retrieval, top=settings.top)
+    return Retriever(settings.retriever, settings.retrieval, top=settings.top, tokenizer=tokenizer)
 
 
 def _open_baselines(settings: LLMSettings, about: dict) -> list[Candidate]:
