@@ -20,11 +20,11 @@ from rmtkit.config import (
     Config,
     ConfigError,
     check,
-    coerce,
     identity,
     notebook_parameters,
     resolve,
 )
+from rmtkit.parameters import coerce
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 ANNOTATIONS = typing.get_type_hints(Config)
