@@ -29,7 +29,7 @@ from rmtkit.scoring import SCORING_RULES, score  # noqa: E402
 FOLDER = harness.Path(sys.modules["lm_eval.tasks"].__file__).parent / "babilong"
 CONTEXT, QUESTION = " It rained {{ all }} day. Mary went to the office. ", "Where is Mary? "
 CASES = [Case(task, "0k", 0, CONTEXT, QUESTION, "office") for task in TASKS]
-SYSTEM = "Answer in {one} word.\n"
+SYSTEM = "Answer in {{ one }} word, {# not #} two.\n"
 STYLES = [
     PromptStyle(),
     PromptStyle(chat_template=False),
@@ -279,7 +279,7 @@ def test_export_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@given(text=st.text(alphabet=st.one_of(st.sampled_from("{}%#\n'\\"), st.characters(codec="utf-8"))))
+@given(text=st.text(alphabet="{}%#-\n'\\ao"))
 def test_escaped_text_is_a_template_that_gives_it_back(text):
     rendered = apply_template(harness._escape(text), {})
     assert rendered == text.replace("\r\n", "\n").replace("\r", "\n")  # jinja's lines
