@@ -29,7 +29,7 @@ class LLMSettings:
     # questions
     task: str = field(default="qa1,qa2,qa3,qa4,qa5", metadata=PLACE)  # bAbI tasks with commas between, or all
     lengths: str = field(default="0k,1k,2k,4k", metadata=PLACE)  # with commas between, of 0k, 1k, 2k .. 512k, 1M, 10M
-    num_samples: int = field(default=10, metadata=PLACE)  # of each task and length; the first, if there are more
+    num_samples: int = field(default=6, metadata=PLACE)  # of each task and length; the first, if there are more
     source: str = "generated"  # or a public set, a folder laid out as one, a .jsonl file (its tasks and lengths count)
     seed: int = 0  # of generated samples
     babi_path: str | None = None  # real bAbI in generated samples: folder, zip or "hub"; None: generated stories
