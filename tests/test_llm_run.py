@@ -279,6 +279,15 @@ def test_junk_behind_the_last_line_is_dropped(junk):
         assert len(ask(model, make_cases(2), folder)) == 2 and model.sent == [] and path.read_bytes() == whole
 
 
+def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
+    ask(EchoModel(), make_cases(2), tmp_path)
+    path = only_file(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    model = EchoModel()
+    assert len(ask(model, make_cases(2), tmp_path)) == 2 and model.sent == [] and path.read_bytes() == whole
+
+
 ASKING = """
 import os, resource, signal, sys
 sys.path.insert(0, {tests!r})
