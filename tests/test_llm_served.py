@@ -261,7 +261,15 @@ def test_leaving_the_iterator_ends_what_is_in_flight(pauses):
         assert len(server.requests) <= 4 and threads_of_loops() == pauses == []
 
 
-def test_interrupt_ends_what_is_in_flight(pauses):
+@pytest.fixture
+def heeding_interrupts():
+    """Interrupts as on a terminal: a process that a shell has put in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_ends_what_is_in_flight(pauses, heeding_interrupts):
     with FaultyServer(otherwise=Reply(held=True)) as server:
 
         def interrupt():
