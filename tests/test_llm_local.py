@@ -289,7 +289,8 @@ def test_precision_is_obeyed(folder):
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "nowhere.gguf"])
-def test_model_that_cannot_be_loaded_is_one_line(tmp_path, name):
+def test_model_that_cannot_be_loaded_is_one_line(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="cannot load the model .*; give a hub name, a folder or") as found:
         LocalModel.from_pretrained(name if "/" in name else tmp_path / name)
     assert "\n" not in str(found.value)
