@@ -20,7 +20,7 @@ from rmtkit.babi import Problem
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import TokenRows
 from rmtkit.config import Config
-from rmtkit.evaluation import wilson_interval
+from rmtkit.intervals import wilson_interval
 from rmtkit.interventions import answer_from, records_of
 from rmtkit.lengths import TOKENS
 from rmtkit.probing import tell

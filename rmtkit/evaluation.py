@@ -13,28 +13,11 @@ import pandas as pd
 
 from rmtkit.babilong import Sample
 from rmtkit.background import TokenPieces
+from rmtkit.intervals import wilson_interval
 from rmtkit.kinds import answer
 from rmtkit.scoring import check_rule, score
 
 MAX_TOKENS_IN_BATCH = 2**23  # prompts of one batch together, in tokens, unless they are views: they stay in RAM
-
-
-def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (Wilson 1927); z = 1.96 is 95 %.
-
-    Raises: ValueError unless 0 <= num_correct <= num_samples and num_samples >= 1.
-    """
-    if not 0 <= num_correct <= num_samples or num_samples < 1:
-        raise ValueError(f"{num_correct} correct of {num_samples}; expected 0 <= correct <= samples, 1 sample or more")
-    share, z2 = num_correct / num_samples, z * z
-    centre = (share + z2 / (2 * num_samples)) / (1 + z2 / num_samples)
-    half = z / (1 + z2 / num_samples) * math.sqrt(share * (1 - share) / num_samples + z2 / (4 * num_samples**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def in_percent(share: float, low: float, high: float) -> str:
-    """Write a share 0..1 with its interval in per cent: "98.0 [95.1, 99.2]"."""
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def accuracy_table(records: pd.DataFrame, by: list[str] | str) -> pd.DataFrame:

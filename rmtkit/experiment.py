@@ -96,7 +96,7 @@ def all_answers(config: Config) -> list[str]:
 
 
 @contextlib.contextmanager
-def _loading(what: str, name: str, advice: str = "offline use backbone=reference:backbone or a local folder"):
+def loading(what: str, name: str, advice: str = "offline use backbone=reference:backbone or a local folder"):
     """Load without transformers' bars, and turn its several errors into one line: no hub, no such name, no such file.
 
     The bars stay off, also for saving: headless they would leave widgets behind.
@@ -105,8 +105,8 @@ def _loading(what: str, name: str, advice: str = "offline use backbone=reference
     logging.set_verbosity_error()
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"cannot load the {what} of {name!r} ({reason}); {advice}") from None
 
 
@@ -114,7 +114,7 @@ def open_tokenizer(config: Config):
     """Return the backbone's tokenizer; where BERT's has no EOS token, SEP ends an answer."""
     from transformers import AutoTokenizer
 
-    with _loading("tokenizer", config.backbone):
+    with loading("tokenizer", config.backbone):
         tokenizer = AutoTokenizer.from_pretrained(resolve_reference(config.backbone))
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.sep_token
@@ -123,7 +123,7 @@ def open_tokenizer(config: Config):
 
 def check_positions(config: Config) -> None:
     """Compare segment and memory with the backbone's positions, reading its configuration only. Raises: ConfigError."""
-    with _loading("configuration", config.backbone):
+    with loading("configuration", config.backbone):
         backbone = AutoConfig.from_pretrained(resolve_reference(config.backbone))
     if isinstance(backbone, RMTConfig):
         backbone = backbone.backbone_config
@@ -200,7 +200,7 @@ def check_fit(config: Config, builder: BabilongBuilder) -> None:
 def build_model(config: Config) -> RMTPreTrainedModel:
     """Load the backbone and wrap it with freshly drawn memory tokens (from the seed), or load an RMT to go on with."""
     folder = resolve_reference(config.backbone)
-    with _loading("weights", config.backbone):
+    with loading("weights", config.backbone):
         backbone_config = AutoConfig.from_pretrained(folder)
         if isinstance(backbone_config, RMTConfig):
             model = _continue_model(folder, config)
@@ -278,7 +278,7 @@ def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
         )
     check_model(config, folder)
     verify_weights(folder)
-    with _loading("weights", str(folder), "give another checkpoint, or train again"):
+    with loading("weights", str(folder), "give another checkpoint, or train again"):
         model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
     return model.to(default_device()), tokenizer
 

@@ -7,8 +7,8 @@ import math
 import pandas as pd
 
 from rmtkit.config import Config
-from rmtkit.evaluation import wilson_interval
 from rmtkit.generalization import QUARTERS, length_table
+from rmtkit.intervals import wilson_interval
 
 COUNTED = "Shares are exact match with 95 % Wilson intervals; differences have Newcombe's (1998, method 10)."
 

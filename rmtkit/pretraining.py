@@ -21,8 +21,8 @@ import torch
 from rmtkit.babi import TASKS, GeneratedProblems, MixedProblems, Variation
 from rmtkit.background import read_split
 from rmtkit.config import Config, resolve
-from rmtkit.evaluation import in_percent
 from rmtkit.experiment import prepare
+from rmtkit.intervals import in_percent
 from rmtkit.runs import environment, read_rows, write_json
 from rmtkit.training import train
 

@@ -60,7 +60,7 @@ def _task_number(task: str) -> int:
 
 def _score_again(file: Path) -> dict:
     """Return tokens, n, correct and the interval of one file of predictions."""
-    from rmtkit.evaluation import wilson_interval
+    from rmtkit.intervals import wilson_interval
     from rmtkit.scoring import score
 
     records = pd.read_csv(file, keep_default_na=False)

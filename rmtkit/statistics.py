@@ -14,9 +14,10 @@ from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import SPLITS, Background, read_documents
 from rmtkit.background.sources import HUB, ORIGINS
 from rmtkit.config import Config
-from rmtkit.evaluation import accuracy_table, in_percent, wilson_interval
+from rmtkit.evaluation import accuracy_table
 from rmtkit.experiment import prompt_size
 from rmtkit.generalization import baseline_records
+from rmtkit.intervals import in_percent, wilson_interval
 
 EXCERPT_TOKENS = 70
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}

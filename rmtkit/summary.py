@@ -14,9 +14,10 @@ import pandas as pd
 from rmtkit.babilong import Sample
 from rmtkit.config import Config
 from rmtkit.continuation import continued, notebook_command, terminal_command
-from rmtkit.evaluation import accuracy_table, in_percent
+from rmtkit.evaluation import accuracy_table
 from rmtkit.experiment import Experiment
 from rmtkit.generalization import baseline_records, length_table, lengths_asked
+from rmtkit.intervals import in_percent
 from rmtkit.lens import render_sample
 from rmtkit.live import training_png
 from rmtkit.runs import Run

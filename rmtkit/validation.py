@@ -10,7 +10,8 @@ import torch
 
 from rmtkit.babilong import Sample
 from rmtkit.config import Config, ConfigError
-from rmtkit.evaluation import evaluate, wilson_interval
+from rmtkit.evaluation import evaluate
+from rmtkit.intervals import wilson_interval
 from rmtkit.kinds import collate
 from rmtkit.processes import gather, share
 

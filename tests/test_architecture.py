@@ -24,10 +24,11 @@ ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "formats": {"public"},
     "memory": {"memory", "config"},
     "optimization": set(),
+    "intervals": set(),
 }
 WITHOUT_TORCH = (
     "babi", "background", "babilong", "config", "runs", "scoring", "public", "formats", "export", "lengths",
-    "reference",
+    "reference", "intervals",
 )  # fmt: skip
 DATA_SIDE = ("babi", "background", "babilong", "scoring", "public", "formats")
 NOT_BELOW = {"explore", "explore_memory", "cli", "__main__"}  # nothing else imports them

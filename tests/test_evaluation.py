@@ -10,7 +10,8 @@ import torch
 from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import LAZY_TOKENS, BabilongBuilder
 from rmtkit.config import PRESETS
-from rmtkit.evaluation import MAX_TOKENS_IN_BATCH, accuracy_table, evaluate, wilson_interval
+from rmtkit.evaluation import MAX_TOKENS_IN_BATCH, accuracy_table, evaluate
+from rmtkit.intervals import wilson_interval
 from rmtkit.kinds import answer
 from rmtkit.memory import RMTForCausalLM
 

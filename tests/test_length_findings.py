@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from rmtkit.config import resolve
-from rmtkit.evaluation import wilson_interval
 from rmtkit.generalization import READING, depth_table
+from rmtkit.intervals import wilson_interval
 from rmtkit.length_findings import difference, length_findings
 
 CONFIG = resolve({"segments": "2,16", "segment_size": 128})

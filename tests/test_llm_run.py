@@ -559,7 +559,7 @@ def test_command_runs_tables_and_submits(own_cases, echo, capsys, tmp_path):
 def test_command_submit_names_the_models_that_there_are(own_cases, echo, capsys):
     folder = run_llm(own_settings(own_cases))
     status, _, err = run_command(capsys, "submit", folder, "--output=x", "--model=me/echo", "--of=other")
-    assert status == 2 and "no predictions of 'other'; --of is one of: echo" in err
+    assert status == 2 and "no predictions of 'other'; there are those of: echo" in err
 
 
 def test_command_exports_tasks_for_lm_eval(own_cases, capsys, tmp_path):

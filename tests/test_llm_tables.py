@@ -13,7 +13,7 @@ from hypothesis import example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from rmtkit import plotting  # noqa: E402
-from rmtkit.evaluation import wilson_interval  # noqa: E402
+from rmtkit.intervals import wilson_interval  # noqa: E402
 from rmtkit.llm import leaderboard  # noqa: E402
 from rmtkit.llm.answers import render_answers  # noqa: E402
 from rmtkit.llm.findings import llm_findings  # noqa: E402
@@ -30,6 +30,7 @@ from rmtkit.llm.tables import (  # noqa: E402
     with_first,
     with_published,
 )
+from rmtkit.parameters import ConfigError  # noqa: E402
 from rmtkit.plotting.llm import CROSS  # noqa: E402
 
 TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
@@ -359,7 +360,7 @@ def test_leaderboard_name_is_one_that_can_be_written(tmp_path, name, wanted):
 def test_evaluated_finds_the_model_among_those_it_was_compared_with(tmp_path):
     style = {"prompts": "rmtkit", "instruction": True, "examples": False, "post_prompt": True, "chat_template": True,
              "system_prompt": None}  # fmt: skip
-    answering = {"max_answer_tokens": 20}
+    answering = {"max_answer_tokens": 16}
     records = [("last_named", {"retrieval": None}), ("M + 5", {**answering, "retrieval": "5"}),
                ("M", {**answering, "retrieval": None})]  # fmt: skip
     (tmp_path / "predictions").mkdir()
@@ -367,8 +368,13 @@ def test_evaluated_finds_the_model_among_those_it_was_compared_with(tmp_path):
         record = {"model": model, "task": "qa1", "length": "4k", "num_asked": 7,
                   "what": {**what, "prompts": style, "source": "babilong"}}  # fmt: skip
         (tmp_path / "predictions" / f"{number}.json").write_text(json.dumps(record))
+    (tmp_path / "config.json").write_text(json.dumps({"model": "M"}))
     found = leaderboard.evaluated(tmp_path)
-    assert found == {"name": "M", "style": PromptStyle(**style), "num_samples": {("qa1", "4k"): 7}, "data": "babilong"}
+    wanted = {"name": "M", "style": PromptStyle(**style), "num_samples": {("qa1", "4k"): 7}, "data": "babilong"}
+    assert found == {**wanted, "generate_kwargs": leaderboard.GREEDY | {"max_new_tokens": 16}}
+    assert leaderboard.evaluated(tmp_path, "M + 5")["name"] == "M + 5"
+    with pytest.raises(ConfigError, match="no predictions of 'N'; there are those of: last_named, M [+] 5, M"):
+        leaderboard.evaluated(tmp_path, "N")
 
 
 # ---------------------------------------------------------------------- figures

@@ -11,9 +11,9 @@ from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.cli import main
 from rmtkit.config import ConfigError
-from rmtkit.evaluation import wilson_interval
 from rmtkit.experiment import evaluation_folder, load_trained
 from rmtkit.generalization import evaluate_lengths
+from rmtkit.intervals import wilson_interval
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.publishing import publish
 from rmtkit.reference import REFERENCE, resolve_trained

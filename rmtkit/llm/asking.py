@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from rmtkit import __version__
+from rmtkit.intervals import wilson_interval
 from rmtkit.llm.cases import Answer, Case, Model, Prompt
 from rmtkit.llm.predictions import PredictionFile, as_frame, digest, is_settled, rescored, save
 from rmtkit.progress import Display
@@ -168,8 +169,6 @@ def _counts(rows: list[dict]) -> dict:
     """Return n, how many failed and how many are right, with the interval of their share; n alone if it is 0."""
     if not rows:
         return {"n": 0}
-    from rmtkit.evaluation import wilson_interval  # here, for it brings torch
-
     num_correct = sum(row["is_correct"] for row in rows)
     num_failed = sum(row["failure"] is not None for row in rows)
     low, high = wilson_interval(num_correct, len(rows))

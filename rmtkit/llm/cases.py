@@ -43,6 +43,11 @@ class Prompt:
     text: str
     system: str | None = None
 
+    @property
+    def whole(self) -> str:
+        """The system's message and the user's as one text, for a model that takes no messages."""
+        return f"{self.system}\n\n{self.text}" if self.system else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

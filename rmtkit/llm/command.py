@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rmtkit.intervals import in_percent
 from rmtkit.llm.settings import LLMSettings, resolve_llm
 from rmtkit.parameters import ConfigError, describe_fields
 
@@ -83,8 +84,6 @@ def table_text(table) -> str:
 
 
 def _cell_text(row) -> str:
-    from rmtkit.evaluation import in_percent
-
     failed = f" failed={row.failed}" if row.failed else ""
     return f"{in_percent(row.accuracy, row.low, row.high)} n={row.n}{failed}"
 
@@ -101,32 +100,15 @@ def _add_submit(parts) -> None:
 
 
 def _submit(known: argparse.Namespace, fields: dict[str, str]) -> dict:
-    from rmtkit.llm.leaderboard import GREEDY, write_leaderboard_files
-    from rmtkit.llm.predictions import read_about, read_predictions
-    from rmtkit.llm.prompts import PromptStyle
-    from rmtkit.runs import read_json
+    from rmtkit.llm.leaderboard import evaluated, write_leaderboard_files
+    from rmtkit.llm.predictions import read_predictions
 
     _refuse(fields, "submit")
-    folder = Path(known.folder).expanduser()
-    predictions = read_predictions(folder)
-    config = folder / "config.json"
-    model = known.of or (read_json(config).get("model") if config.is_file() else None)
-    rows = predictions[predictions["model"] == model]
-    if rows.empty:
-        models = ", ".join(_models(predictions))
-        raise ConfigError(f"{folder} has no predictions of {model!r}; --of is one of: {models}")
-    about = read_about(folder, model)
-    written = write_leaderboard_files(
-        rows, Path(known.output).expanduser(), model=known.model, style=PromptStyle(**about["prompts"]),
-        data=_source_name(about.get("source", "")), allow_partial=known.allow_partial,
-        generate_kwargs={**GREEDY, "max_new_tokens": about.get("max_answer_tokens", 20)},
-    )  # fmt: skip
+    predictions, about = read_predictions(known.folder), evaluated(known.folder, known.of)
+    rows = predictions[predictions["model"] == about.pop("name")]
+    output = Path(known.output).expanduser()
+    written = write_leaderboard_files(rows, output, model=known.model, allow_partial=known.allow_partial, **about)
     return {"output": known.output, "model": known.model, "num_files": 2 * len(written), "n": int(written["n"].sum())}
-
-
-def _source_name(source: str) -> str:
-    """Return where cases came from, without the folders of this machine."""
-    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def _models(predictions) -> list[str]:

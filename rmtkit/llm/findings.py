@@ -6,7 +6,7 @@ import html
 
 import pandas as pd
 
-from rmtkit.evaluation import in_percent, wilson_interval
+from rmtkit.intervals import in_percent, wilson_interval
 from rmtkit.length_findings import difference
 from rmtkit.lengths import length_size
 from rmtkit.llm.tables import accuracy_table, check_one_rule, outcome_table, recall_table, task_number

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rmtkit.llm.cases import FAILURES, Case
+from rmtkit.llm.predictions import FOLDER as PREDICTIONS
 from rmtkit.llm.tables import in_order, with_outcomes
+from rmtkit.parameters import ConfigError
 from rmtkit.runs import read_json, write_json, write_text
 from rmtkit.scoring import check_rule, score
 
@@ -135,24 +137,32 @@ def _line(values) -> str:
     return file.getvalue()[:-2]
 
 
-def evaluated(folder: Path) -> dict:
-    """Return what a finished evaluation has to hand in: arguments of `write_leaderboard_files`, and the model's name.
+def evaluated(folder: Path, name: str | None = None) -> dict:
+    """Return what an evaluation has to hand in: arguments of `write_leaderboard_files`, and the model's name.
 
-    Args:    folder: of `rmtkit.llm.run.run_llm`.
-    Returns: name (as its predictions have it), style, num_samples ((task, length) -> asked) and data, of the model that
-             was evaluated: alone, without retrieval, not one that it was compared with.
-    Raises:  ValueError if there is none.
+    Args:    folder: of `rmtkit.llm.run.run_llm`;  name: a model as its predictions have it; None: the one that was
+             evaluated, alone, not one that it was compared with.
+    Returns: name, style, num_samples ((task, length) -> asked), data and generate_kwargs.
+    Raises:  ConfigError if there is no prediction of it.
     """
     from rmtkit.llm.prompts import PromptStyle
 
-    records = [read_json(path) for path in sorted((Path(folder) / "predictions").glob("*.json"))]
-    mine = [record for record in records if "max_answer_tokens" in record["what"] and not record["what"]["retrieval"]]
+    folder = Path(folder).expanduser()
+    records = [read_json(path) for path in sorted((folder / PREDICTIONS).glob("*.json"))]
+    if name is None and (folder / "config.json").is_file():
+        name = read_json(folder / "config.json").get("model")
+    mine = [record for record in records if record["model"] == name]
     if not mine:
-        raise ValueError(f"{folder} has no predictions of a model that was evaluated; run an evaluation first")
-    asked = {(record["task"], record["length"]): record["num_asked"] for record in mine}
-    first = mine[0]
-    return {"name": first["model"], "style": PromptStyle(**first["what"]["prompts"]), "num_samples": asked,
-            "data": first["what"].get("source", "")}  # fmt: skip
+        there = ", ".join(dict.fromkeys(record["model"] for record in records)) or "none"
+        raise ConfigError(f"{folder} has no predictions of {name!r}; there are those of: {there}")
+    what = mine[0]["what"]
+    source = str(what.get("source", ""))
+    return {
+        "name": name, "style": PromptStyle(**what["prompts"]),
+        "num_samples": {(record["task"], record["length"]): record["num_asked"] for record in mine},
+        "data": Path(source).name if Path(source).expanduser().exists() else source,  # no folders of this machine
+        "generate_kwargs": {**GREEDY, "max_new_tokens": what.get("max_answer_tokens", GREEDY["max_new_tokens"])},
+    }  # fmt: skip
 
 
 def leaderboard_name(name: str, organisation: str = "local") -> str:

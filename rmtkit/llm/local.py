@@ -18,10 +18,9 @@ import transformers
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from rmtkit.config import CHOICES, ConfigError
-from rmtkit.experiment import default_device
+from rmtkit.experiment import default_device, loading
 from rmtkit.export import new_folder
 from rmtkit.formats import sha256
 from rmtkit.llm.cases import Answer, Prompt
@@ -32,6 +31,8 @@ BATCH_TOKENS = 2**14  # of prompts side by side, padding and answers included
 SANE_WINDOW = 10**9  # tokens; tokenizers without a limit of their own name a larger number
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 STRETCHED = ("yarn", "linear", "dynamic")  # ways to stretch rotary positions by a factor
+
+ADVICE = "give a hub name, a folder or a .gguf file"
 
 SMOLLM2 = "SmolLM2-135M-Instruct-Q4_1"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -77,7 +78,7 @@ class LocalModel:
             raise ConfigError(f"precision is {precision!r}; allowed: {', '.join(CHOICES['precision'])}")
         folder, options = _source(name)
         options.update(revision=revision or "main", trust_remote_code=trust_remote_code)
-        with _loading(str(name)):
+        with loading("model", str(name), ADVICE), _without_gguf_bar():
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
             dtype = evaluation_dtype(precision, default_device())
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map, **options)
@@ -166,7 +167,7 @@ class LocalModel:
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt; a template writes special tokens itself. Raises: ValueError for none."""
-        text = self._with_template(prompt) if self.has_template else _folded(prompt)
+        text = self._with_template(prompt) if self.has_template else prompt.whole
         ids = self.tokenizer(text, add_special_tokens=not self.has_template, verbose=False)["input_ids"]
         if not ids:
             raise ValueError(f"the prompt of {prompt.case.task} {prompt.case.length} {prompt.case.index} is empty")
@@ -180,7 +181,7 @@ class LocalModel:
             text = _render(self.tokenizer, {"system": prompt.system, "user": prompt.text})
             if prompt.system.strip() in text:
                 return text
-        return _render(self.tokenizer, {"user": _folded(prompt)})
+        return _render(self.tokenizer, {"user": prompt.whole})
 
 
 def window_of(config, tokenizer) -> int | None:
@@ -198,10 +199,6 @@ def window_of(config, tokenizer) -> int | None:
         positions = max(positions, int(original * (rope.get("factor") or 1)))
     limits = [size for size in (positions, tokenizer.model_max_length) if size and size < SANE_WINDOW]
     return min(limits, default=None)
-
-
-def _folded(prompt: Prompt) -> str:
-    return prompt.text if prompt.system is None else f"{prompt.system}\n\n{prompt.text}"
 
 
 def _render(tokenizer, messages: dict[str, str], *, is_open: bool = True) -> str:
@@ -251,20 +248,6 @@ def _source(name: str | Path) -> tuple[str, dict]:
     if path.suffix != ".gguf":
         return (str(path) if path.is_dir() else str(name)), {}
     return str(path.parent), {"gguf_file": path.name}
-
-
-@contextlib.contextmanager
-def _loading(name: str) -> Iterator[None]:
-    """Load without bars and warnings; turn transformers' several errors into one line."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with _without_gguf_bar():
-            yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        advice = "give a hub name, a folder or a .gguf file"
-        raise ConfigError(f"cannot load the model {name!r} ({reason}); {advice}") from None
 
 
 @contextlib.contextmanager
@@ -323,7 +306,7 @@ def _unpack(path: Path, folder: Path, digest: str) -> None:
     if hasattr(transformers, "GgufConfig"):  # keeps the weights packed where it can, unless told otherwise
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        with new_folder(folder) as unfinished, _loading(path.name):
+        with new_folder(folder) as unfinished, loading("model", path.name, ADVICE), _without_gguf_bar():
             AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(unfinished)
             model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
             _plain(model).save_pretrained(unfinished)

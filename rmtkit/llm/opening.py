@@ -255,11 +255,10 @@ def open_tokenizer(name: str | None):
         return None
     from transformers import AutoTokenizer
 
-    try:
+    from rmtkit.experiment import loading
+
+    with loading("tokenizer", name, "give a folder or a hub name"):
         return AutoTokenizer.from_pretrained(resolve_reference(name))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"cannot load the tokenizer {name!r} ({reason}); give a folder or a hub name") from None
 
 
 def open_own_tokenizer(settings: LLMSettings):

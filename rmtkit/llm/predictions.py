@@ -154,14 +154,6 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
     return as_frame(rows)
 
 
-def read_about(folder: str | Path, model: str) -> dict:
-    """Return what the predictions of a model are of, beside task and length. Raises: ConfigError if there are none."""
-    for path in sorted((Path(folder).expanduser() / FOLDER).glob("*.json")):
-        if (about := read_json(path))["model"] == model:
-            return about["what"]
-    raise ConfigError(f"{folder} holds no predictions of {model!r}")
-
-
 def as_frame(rows: list[dict]) -> pd.DataFrame:
     """Return lines as a data frame with `COLUMNS`; counts that are not known are missing values."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

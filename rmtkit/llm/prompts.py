@@ -82,9 +82,8 @@ def make_prompt(case: Case, style: PromptStyle) -> Prompt:
         text = f"{case.context.strip()}\n{case.question.strip()}".strip()
     else:
         text = "\n\n".join(_parts(case, style))
-    if style.chat_template:
-        return Prompt(case, text, style.system_prompt)
-    return Prompt(case, f"{style.system_prompt}\n\n{text}" if style.system_prompt else text)
+    prompt = Prompt(case, text, style.system_prompt)
+    return prompt if style.chat_template else Prompt(case, prompt.whole)
 
 
 def _parts(case: Case, style: PromptStyle) -> Iterator[str]:

@@ -87,7 +87,7 @@ class ServedModel:
 
     def num_tokens(self, prompt: Prompt) -> int:
         """Return the tokens of a prompt: exact with a tokenizer that has the chat template, else rather too many."""
-        messages = _messages(prompt) if self.chat else [{"content": _plain(prompt)}]
+        messages = _messages(prompt) if self.chat else [{"content": prompt.whole}]
         around = TEMPLATE_TOKENS * len(messages) * self.chat
         if self.tokenizer is None:
             return around + sum(math.ceil(len(part["content"].encode()) / BYTES_PER_TOKEN) for part in messages)
@@ -155,7 +155,7 @@ class ServedModel:
         from openai import APIError
 
         create = (client.chat.completions if self.chat else client.completions).with_raw_response.create
-        content = {"messages": _messages(prompt)} if self.chat else {"prompt": _plain(prompt)}
+        content = {"messages": _messages(prompt)} if self.chat else {"prompt": prompt.whole}
         options, num_attempts = self.options, 0
         while True:
             try:
@@ -215,10 +215,6 @@ def _first(asked: dict[Future, int]) -> Future:
 def _messages(prompt: Prompt) -> list[dict]:
     system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     return [*system, {"role": "user", "content": prompt.text}]
-
-
-def _plain(prompt: Prompt) -> str:
-    return prompt.text if prompt.system is None else f"{prompt.system}\n\n{prompt.text}"
 
 
 def _without_option(options: dict, name: str) -> dict:

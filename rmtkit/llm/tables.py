@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rmtkit.intervals import wilson_interval
 from rmtkit.lengths import length_size
 from rmtkit.llm.cases import FAILURES
 from rmtkit.reference import REFERENCE
@@ -266,6 +267,4 @@ def _with_shares(counts: pd.DataFrame) -> pd.DataFrame:
 
 def _interval(count: float, n: int) -> tuple[float, float]:
     """Return the 95 % Wilson interval of a count, rounded to a whole one; NaN of nothing."""
-    from rmtkit.evaluation import wilson_interval  # here, for it brings torch
-
     return wilson_interval(round(count), int(n)) if n else (math.nan, math.nan)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from rmtkit.plotting.style import check_columns, counted, subplots
+from rmtkit.plotting.style import check_columns, counted, plain, subplots
 
 COLOURMAP = colormaps["viridis"]
 EMPTY = "0.9"  # the grey of a cell without a result
@@ -160,11 +160,6 @@ def _numbers(values: pd.DataFrame) -> np.ndarray:
 def _number(percent: float) -> str:
     """Write 99.6, 100, 95: one digit behind the point at most, and 100 only for all."""
     return f"{percent:.1f}".removesuffix(".0") if percent < 99.95 or percent >= 100 else ">99.9"
-
-
-def plain(text: str) -> str:
-    """Return a text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
 
 
 def _embolden(axis: Axes, name: str) -> None:

@@ -14,7 +14,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from rmtkit.lengths import length_size
-from rmtkit.plotting.heatmaps import CELL, NO_RESULT, WIDEST, draw_map, plain, with_scale
+from rmtkit.plotting.heatmaps import CELL, NO_RESULT, WIDEST, draw_map, with_scale
 from rmtkit.plotting.style import (
     COLOURS,
     LEGEND,
@@ -24,6 +24,7 @@ from rmtkit.plotting.style import (
     counted,
     curve_look,
     draw_interval,
+    plain,
     subplots,
 )
 

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from rmtkit.plotting.style import COLOURS, LEGEND, check_columns, counted, draw_interval, subplots
+from rmtkit.plotting.style import COLOURS, LEGEND, check_columns, counted, draw_interval, plain, subplots
 
 
 def plot_write_attention(table: pd.DataFrame, *, layer: int | None = None, head: int | None = None) -> Figure:
@@ -85,7 +85,7 @@ def _attention_map(table: pd.DataFrame, key: tuple[int, int], rows: str, columns
     """Return the weights of one head with token texts in place of positions; a bare "$" would begin a formula."""
     of_head = table[(table["layer"] == key[0]) & (table["head"] == key[1])]
     tokens = of_head.drop_duplicates("position").set_index("position")["token"]
-    texts = tokens.map(lambda token: (token.strip() or repr(token)).replace("$", r"\$"))
+    texts = tokens.map(lambda token: plain(token.strip() or repr(token)))
     values = of_head.pivot(index=rows, columns=columns, values="weight")
     return values.rename(index=texts) if rows == "position" else values.rename(columns=texts)
 

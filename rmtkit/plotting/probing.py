@@ -15,6 +15,7 @@ from rmtkit.plotting.style import (
     counted,
     curve_look,
     draw_interval,
+    plain,
     short_count,
     subplots,
 )
@@ -147,7 +148,7 @@ def plot_swap_by_question(shares: pd.DataFrame) -> Figure:
     table = rows.pivot(index="question", columns="exchanged", values="share")
     table = 100 * table[list(rows["exchanged"].unique())]
     counts = rows.groupby("question")["n"].first()
-    table.index = [f"{question} (n = {counts[question]})".replace("$", r"\$") for question in table.index]
+    table.index = [plain(f"{question} (n = {counts[question]})") for question in table.index]
     figure, axes = subplots(1.5 + 0.75 * len(table.columns), 0.42 * len(table) + 1.5)
     axis = axes[0, 0]
     sns.heatmap(table, ax=axis, cmap="Blues", vmin=0, vmax=100, annot=True, fmt=".0f", linewidths=0.5,

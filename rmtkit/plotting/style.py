@@ -65,6 +65,11 @@ def check_columns(table: pd.DataFrame, *names: str) -> None:
         raise ValueError("the table is empty; there is nothing to draw")
 
 
+def plain(text: str) -> str:
+    """Return a text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
 def counted(n: pd.Series) -> str:
     """Return "n = 500", or "n = 100-500" where rows differ."""
     low, high = int(n.min()), int(n.max())
