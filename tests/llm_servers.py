@@ -54,13 +54,14 @@ class FaultyServer:
     """An OpenAI-compatible server on loopback that follows a script.
 
     script:  by prompt, the replies to its first, second ... request; the last one goes on for ever;
-    wait_for: each request waits until so many are there at once.
+    wait_for: each request waits until so many are there at once;  models: the reply to a request for the list of them.
     requests: what was sent, in order;  most_at_once, num_hung_up: counts;  base_url: the address for clients.
     """
 
     def __init__(self, script=None, *, otherwise=None, wait_for=1):
         self.script = script or {}
         self.otherwise = otherwise or completion()
+        self.models = Reply({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         self.requests, self.headers, self.paths = [], [], []
         self.most_at_once = self.num_hung_up = self._at_once = 0
         self.released = threading.Event()
@@ -94,6 +95,10 @@ class FaultyServer:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with contextlib.suppress(ConnectionError), server._counted():
                     server._follow(self, server._note(self, request))
+
+            def do_GET(self):
+                with contextlib.suppress(ConnectionError):
+                    server._follow(self, server.models)
 
             def log_message(self, *arguments):
                 pass

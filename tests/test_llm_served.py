@@ -357,3 +357,30 @@ def test_missing_client_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImportError, match=r"pip install 'rmtkit\[llm\]'"):
         next(ServedModel("tiny", base_url="http://localhost/v1").answer([ask("where?")]))
+
+
+@pytest.mark.parametrize("models", [None, error(404), Reply("no JSON"), Reply({"data": []})])
+def test_check_passes_a_server_that_lists_the_model_or_none(models):
+    with FaultyServer() as server:
+        server.models = models or server.models
+        serve(server).check()
+
+
+@pytest.mark.parametrize(
+    "models, said",
+    [
+        (Reply({"data": [{"id": "large"}]}), "has no model 'tiny'; it has large"),
+        (error(401, KEY), "refuses the key in OPENAI_API_KEY .status 401.; set that variable"),
+    ],
+)
+def test_check_refuses_in_one_line_without_the_key(models, said, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FaultyServer() as server, pytest.raises(ValueError, match=said) as found:
+        server.models = models
+        serve(server).check()
+    assert KEY not in str(found.value) and "\n" not in str(found.value)
+
+
+def test_check_says_that_nobody_answers():
+    with pytest.raises(ValueError, match="no answer from the server at .*; is it running?"):
+        ServedModel("tiny", base_url=f"http://127.0.0.1:{free_port()}/v1").check()

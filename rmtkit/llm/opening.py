@@ -222,31 +222,8 @@ def _open_served(settings: LLMSettings) -> Model:
         api_key_variable=settings.api_key_variable, tokenizer=open_tokenizer(settings.tokenizer),
         chat=settings.chat_template is not False,
     )  # fmt: skip
-    check_server(settings)
+    model.check()
     return model
-
-
-def check_server(settings: LLMSettings) -> None:
-    """Ask the server for its models. Raises: ConfigError if it is not reached, refuses the key or lacks the model."""
-    import os
-
-    import openai
-
-    key = os.environ.get(settings.api_key_variable) or "none"
-    client = openai.OpenAI(base_url=settings.base_url, api_key=key, timeout=min(settings.timeout, 10.0), max_retries=1)
-    try:
-        names = [model.id for model in client.models.list()]
-    except openai.APIConnectionError as error:  # also what a time-out is
-        kind = type(error).__name__
-        raise ConfigError(f"no answer from the server at {settings.server} ({kind}); is it running?") from None
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        said = f"{settings.server} refuses the key in {settings.api_key_variable} (status {error.status_code})"
-        raise ConfigError(f"{said}; set that variable") from None
-    except Exception:  # a server need not list its models: the answers will say
-        return
-    if names and settings.model not in names:
-        listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise ConfigError(f"{settings.server} has no model {settings.model!r}; it has {listed}")
 
 
 def open_tokenizer(name: str | None):

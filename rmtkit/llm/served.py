@@ -30,6 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rmtkit.llm.cases import Answer, Prompt
+from rmtkit.parameters import ConfigError
 
 BYTES_PER_TOKEN = 3  # of the estimate; English has 4 and more in vocabularies of 30,000 tokens and more
 TEMPLATE_TOKENS = 16  # that a chat template puts around a message, in the estimate
@@ -125,6 +126,29 @@ class ServedModel:
             finally:
                 for request in asked:
                     request.cancel()
+
+    def check(self) -> None:
+        """Ask the server for its models; one that does not list them passes: its answers will say.
+
+        Raises: ConfigError if it is not reached, refuses the key, or has no model of this name.
+        """
+        import openai
+
+        key = _read_key(self.api_key_variable) or NO_KEY
+        client = openai.OpenAI(base_url=self.base_url, api_key=key, timeout=min(self.timeout, 10.0), max_retries=1)
+        try:
+            names = [model.id for model in client.models.list()]
+        except openai.APIConnectionError as error:  # also what a time-out is
+            kind = type(error).__name__
+            raise ConfigError(f"no answer from the server at {self.base_url} ({kind}); is it running?") from None
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            said = f"{self.base_url} refuses the key in {self.api_key_variable} (status {error.status_code})"
+            raise ConfigError(f"{said}; set that variable") from None
+        except Exception:  # no list, or in another form than the client knows
+            return
+        if names and self.name not in names:
+            listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise ConfigError(f"{self.base_url} has no model {self.name!r}; it has {listed}")
 
     def _connect(self, key: str):
         """Return the client. The key is in it alone."""
