@@ -12,6 +12,7 @@ from llm_servers import TransformersServer, prompt_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from rmtkit.llm.cases import Case, Prompt
+from rmtkit.llm.local import LocalModel
 from rmtkit.llm.served import ServedModel
 
 MISSING = [name for name in ("openai", "fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
@@ -93,6 +94,10 @@ def test_server_killed_and_started_again_loses_nothing_and_is_sent_nothing_twice
     texts, sizes = generate(chat_model, prompts)
     assert len(prompts) == len(answers) == len(sent) == 200
     assert [answers[place].text for place in range(200)] == texts and len(set(texts)) > 20
+    local = LocalModel.from_pretrained(chat_model, precision="float32", max_answer_tokens=NUM_TOKENS)
+    assert {place: answer.text for place, answer in local.answer(prompts)} == {
+        place: answer.text.strip() for place, answer in answers.items()
+    }
     assert [answers[place].num_prompt_tokens for place in range(200)] == sizes == list(map(model.num_tokens, prompts))
     assert sent == {prompt.text: answers[place].num_attempts for place, prompt in enumerate(prompts)}
     tried_again = [place for place, answer in answers.items() if answer.num_attempts > 1]
