@@ -94,7 +94,7 @@ class Config:
     test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
     scoring: str = field(default="exact_match", metadata=PLACE)  # exact_match, babilong_labels, substring, lm_eval
     # where, and how fast
-    precision: str = field(default="auto", metadata=PLACE)  # auto, float32, bfloat16, float16
+    precision: str = field(default="auto", metadata=PLACE)  # auto, fastest, float32, bfloat16, float16
     compile: str = field(default="auto", metadata=PLACE)  # the step of the test: auto (where it pays), always, never
     num_workers: int = field(default=0, metadata=PLACE)  # processes that build samples
     trackers: str = field(default="tensorboard", metadata=PLACE)  # tensorboard, trackio, wandb, with commas; none
@@ -149,7 +149,7 @@ PAPER = dataclasses.replace(
 LONG = dataclasses.replace(
     TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(250,),
     window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.01, memory_learning_rate=1e-3,
-    decay_share=0.6, precision="bfloat16", eval_steps=100, validation_samples=128, validation_segments=64,
+    decay_share=0.6, precision="fastest", eval_steps=100, validation_samples=128, validation_segments=64,
     best_metric="loss", promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
 )  # fmt: skip
 PRESETS = {"smoke": SMOKE, "tiny": TINY, "long": LONG, "paper": PAPER}
@@ -179,7 +179,7 @@ CHOICES = {
         "reduce_lr_on_plateau",
     ),
     "scoring": ("exact_match", "babilong_labels", "substring", "lm_eval"),
-    "precision": ("auto", "float32", "bfloat16", "float16"),
+    "precision": ("auto", "fastest", "float32", "bfloat16", "float16"),
     "compile": ("auto", "always", "never"),
 }
 AT_LEAST = {

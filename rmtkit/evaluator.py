@@ -22,11 +22,12 @@ from rmtkit.config import Config, identity
 from rmtkit.evaluation import batches, evaluate
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.meters import ReadingMeter
+from rmtkit.precision import evaluation_dtype
 from rmtkit.processes import from_main, is_main, num_processes, rank, share
 from rmtkit.progress import Display, ReadingProgress
 from rmtkit.runs import read_json, write_json
 from rmtkit.snapshots import Part, Snapshot
-from rmtkit.streaming import FLOPS_TO_COMPILE, Reader, ahead, evaluation_dtype, fast_copy, flops_per_segment
+from rmtkit.streaming import FLOPS_TO_COMPILE, Reader, ahead, fast_copy, flops_per_segment
 
 NUM_CHECKED = 64  # validation samples answered in both precisions
 CHECKED_TOKENS = 4096  # tokens of their prompts at most, where the lengths asked for allow it

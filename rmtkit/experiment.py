@@ -298,16 +298,3 @@ def evaluation_folder(config: Config) -> Path:
         folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task_name}-{name.name}-{digest}"
     check_writable(folder)
     return folder
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the data type of matrix products: "auto" is bfloat16 or float16 on a GPU and float32 on a CPU.
-
-    At width 128 the casts of autocast cost a CPU more than bfloat16 products save (outputs/reference/LOG.md).
-    """
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if precision != "auto":
-        return named[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    return torch.float32

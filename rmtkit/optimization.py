@@ -12,6 +12,42 @@ from collections.abc import Callable
 
 import torch
 
+from rmtkit.precision import has_bfloat16
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon, with its Newton-Schulz iteration in the gradient's data type instead of bfloat16.
+
+    For processors that emulate bfloat16, where torch's takes longer than all else of an update
+    (outputs/reference/LOG.md). Parameters and state are torch's: a checkpoint of one can be read by the other.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update all matrices once."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            rate, inertia = group["lr"], group["momentum"]
+            for matrix in (matrix for matrix in group["params"] if matrix.grad is not None):
+                momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - inertia)
+                update = matrix.grad.lerp(momentum, inertia)  # Nesterov
+                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.add_(update, alpha=-rate * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5)
+        return loss
+
+
+def orthogonalize(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float):
+    """Return about U V^T of a matrix U S V^T (m, n), by so many steps of Newton and Schulz with a quintic polynomial."""
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    found = (matrix.T if is_tall else matrix) / matrix.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = found @ found.T
+        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
+    return found.T if is_tall else found
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Two optimizers that look like one: shared `param_groups`, one `step`, one state dict.
@@ -23,7 +59,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def __init__(self, matrices, others, *, matrix_learning_rate: float, learning_rate: float, weight_decay: float):
         self._parts = [torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98))]
         if matrices:
-            self._parts.insert(0, torch.optim.Muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay))
+            is_emulated = matrices[0].device.type == "cpu" and not has_bfloat16()
+            muon = Float32Muon if is_emulated else torch.optim.Muon
+            self._parts.insert(0, muon(matrices, lr=matrix_learning_rate, weight_decay=weight_decay))
         groups = [group for part in self._parts for group in part.param_groups]
         super().__init__(groups, {"lr": learning_rate})  # which the schedule "polynomial" reads
         self._share_groups()

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from rmtkit.background import TokenRows
-from rmtkit.experiment import resolve_precision
 from rmtkit.memory import RMTForCausalLM, RMTPreTrainedModel
 from rmtkit.snapshots import Snapshot
 
@@ -30,22 +29,6 @@ FLOPS_TO_COMPILE = 8e12  # two minutes of two cores: compiling takes some 20 sec
 
 
 # ---------------------------------------------------------------------- a copy made for speed
-
-
-def evaluation_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the data type to evaluate in: "auto" is bfloat16 where a CPU multiplies it (AVX512-BF16, AMX).
-
-    On a GPU "auto" is that of training.
-    """
-    if precision == "auto" and device.type == "cpu":
-        return torch.bfloat16 if _has_bfloat16() else torch.float32
-    return resolve_precision(precision, device)
-
-
-def _has_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 products of its own: where oneDNN emulates them they are slower than float32."""
-    has = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile"))
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(check() for check in has)
 
 
 def fast_copy(model: RMTPreTrainedModel, dtype: torch.dtype) -> RMTPreTrainedModel:

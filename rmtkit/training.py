@@ -23,15 +23,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from rmtkit.callbacks import GradientCallback, skipped_updates
 from rmtkit.config import Config, ConfigError
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
-from rmtkit.experiment import (
-    Experiment,
-    build_model,
-    default_device,
-    prompt_size,
-    resolve_precision,
-)
+from rmtkit.experiment import Experiment, build_model, default_device, prompt_size
 from rmtkit.kinds import collate, load_model, training_questions
 from rmtkit.memory import RMTForCausalLM, RMTPreTrainedModel
+from rmtkit.precision import resolve_precision
 from rmtkit.processes import from_main, is_main, micro_batch_size, num_processes, wait_for_all
 from rmtkit.runs import read_json, write_json
 from rmtkit.sharding import whole_model
@@ -168,13 +163,18 @@ def first_training_text(experiment: Experiment) -> str:
 
 
 def choose_precision(model: RMTPreTrainedModel, config: Config) -> None:
-    """Turn the weights to bfloat16 where a CPU trains in it: autocast would lose in casts what products gain.
+    """Turn the weights to the data type that a CPU trains in: autocast would lose in casts what products gain.
 
-    The attention that is written out is then faster than the fused one, whose backward pass is slow on a CPU.
+    At width 128 (outputs/reference/LOG.md). In bfloat16 the attention that is written out is then faster than the fused
+    one, whose backward pass is slow on a CPU.
     """
     device = default_device()
-    if device.type == "cpu" and resolve_precision(config.precision, device) is torch.bfloat16:
-        model.bfloat16()
+    dtype = resolve_precision(config.precision, device)
+    if device.type != "cpu":
+        return
+    is_half = dtype is torch.bfloat16
+    model.to(torch.bfloat16 if is_half else torch.float32)
+    if is_half:
         model.set_attn_implementation("eager")
 
 
@@ -182,7 +182,7 @@ def training_arguments(config: Config, stage: Stage, device: torch.device) -> Tr
     """Translate a configuration into transformers' arguments for one stage."""
     dtype = resolve_precision(config.precision, device)
     if config.ema_decay and dtype is torch.float16:
-        raise ConfigError("ema_decay goes without float16, whose scaler does not see what is averaged; take bfloat16")
+        raise ConfigError("ema_decay goes without float16, whose scaler does not see what is averaged; take float32")
     steps = min(config.eval_steps, stage.max_steps)
     micro = micro_batch_size(config)
     arguments = TrainingArguments(

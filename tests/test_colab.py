@@ -16,10 +16,9 @@ from packaging.utils import canonicalize_name
 from transformers import AutoModelForCausalLM
 
 from rmtkit.config import PROJECT, resolve
-from rmtkit.experiment import resolve_precision
 from rmtkit.llm.local import SMOLLM2_MISSING
 from rmtkit.memory import RMTForCausalLM
-from rmtkit.streaming import evaluation_dtype
+from rmtkit.precision import evaluation_dtype, resolve_precision
 from rmtkit.training import choose_precision, training_arguments
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))

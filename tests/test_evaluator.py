@@ -166,7 +166,7 @@ def test_reading_progress_counts_its_own_speed_only():
 @pytest.fixture
 def with_bfloat16(monkeypatch):
     """A processor with bfloat16, and evaluations long enough for the check."""
-    monkeypatch.setattr("rmtkit.streaming._has_bfloat16", lambda: True)
+    monkeypatch.setattr("rmtkit.precision.has_bfloat16", lambda: True)
     monkeypatch.setattr("rmtkit.evaluator.TOKENS_TO_CHECK", 1000)
 
 
@@ -198,7 +198,7 @@ def test_evaluator_uses_float32_where_bfloat16_is_worse(make, model, with_bfloat
 
 
 def test_evaluator_stays_in_float32_for_few_tokens(make, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmtkit.streaming._has_bfloat16", lambda: True)
+    monkeypatch.setattr("rmtkit.precision.has_bfloat16", lambda: True)
     evaluator = make(config=with_fields(precision="auto"))
     assert evaluator._reader.model is model and not findings(tmp_path)
 

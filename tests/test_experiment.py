@@ -8,9 +8,9 @@ from rmtkit.experiment import (
     load_trained,
     open_tokenizer,
     prepare,
-    resolve_precision,
     resolve_reference,
 )
+from rmtkit.precision import resolve_precision
 from rmtkit.runs import write_json
 
 
@@ -103,4 +103,13 @@ def test_precision_named_is_precision_used():
     import torch
 
     assert resolve_precision("float16", torch.device("cpu")) is torch.float16
-    assert resolve_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    assert resolve_precision("auto", torch.device("cpu")) is torch.float32
+
+
+@pytest.mark.parametrize("has, expected", [(True, "torch.bfloat16"), (False, "torch.float32")])
+def test_fastest_precision_is_bfloat16_where_the_processor_has_it(monkeypatch, has, expected):
+    import torch
+
+    monkeypatch.setattr("rmtkit.precision.has_bfloat16", lambda: has)
+    assert str(resolve_precision(resolve({"preset": "long"}).precision, torch.device("cpu"))) == expected
+    assert resolve_precision("auto", torch.device("cpu")) is torch.float32

@@ -9,7 +9,8 @@ from torch._dynamo.backends.common import aot_autograd
 
 from rmtkit.background import TokenPieces, TokenRows
 from rmtkit.snapshots import Part, Snapshot
-from rmtkit.streaming import Reader, ahead, evaluation_dtype, fast_copy, flops_per_segment, writer
+from rmtkit.precision import evaluation_dtype
+from rmtkit.streaming import Reader, ahead, fast_copy, flops_per_segment, writer
 
 CPU = torch.device("cpu")
 
@@ -193,7 +194,7 @@ def test_fast_copy_reads_as_the_model_within_its_rounding(make_model, make_token
 
 @pytest.mark.parametrize("has, expected", [(True, torch.bfloat16), (False, torch.float32)])
 def test_evaluation_dtype_is_bfloat16_where_the_processor_has_it(monkeypatch, has, expected):
-    monkeypatch.setattr("rmtkit.streaming._has_bfloat16", lambda: has)
+    monkeypatch.setattr("rmtkit.precision.has_bfloat16", lambda: has)
     assert evaluation_dtype("auto", CPU) == expected
     assert evaluation_dtype("float32", CPU) == torch.float32
 

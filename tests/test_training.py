@@ -19,11 +19,17 @@ from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import build_model, prepare, prompt_size
 from rmtkit.kinds import collate
-from rmtkit.optimization import MuonWithAdamW
+from rmtkit.optimization import Float32Muon, MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run, read_json
 from rmtkit.trainer import make_optimizer
-from rmtkit.training import first_training_text, newest_complete_checkpoint, stage_dataset, train
+from rmtkit.training import (
+    choose_precision,
+    first_training_text,
+    newest_complete_checkpoint,
+    stage_dataset,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +176,16 @@ def test_optimizer_gives_matrices_to_muon_and_every_weight_to_one_part(small, tm
     assert sorted(everything) == sorted(id(p) for p in model.parameters())
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_is_in_the_precision_asked_for_whatever_is_stored(small, tmp_path, stored, precision, monkeypatch):
+    monkeypatch.setattr("rmtkit.training.default_device", lambda: torch.device("cpu"))
+    config = make_experiment(small, tmp_path, precision=precision).config
+    model = build_model(config).to(stored)
+    choose_precision(model, config)
+    assert {str(weight.dtype) for weight in model.parameters()} == {f"torch.{precision}"}
+
+
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_spread_embeddings_have_nothing_in_common(small, tmp_path, is_trained):
     experiment = make_experiment(small, tmp_path)
@@ -191,6 +207,32 @@ def test_spread_embeddings_have_nothing_in_common(small, tmp_path, is_trained):
     assert new.data_ptr() == after.get_output_embeddings().weight.data_ptr()  # the output layer is the same matrix
     changed = {name for name, weight in after.named_parameters() if not weight.equal(before.get_parameter(name))}
     assert len(changed) == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_muon_in_float32_is_torchs_but_for_the_rounding(shape):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator, dtype=torch.float64)
+    one, other = (torch.nn.Parameter(start.clone().to(dtype)) for dtype in (torch.float32, torch.float64))
+    ours, theirs = Float32Muon([one], lr=0.1, weight_decay=0.1), torch.optim.Muon([other], lr=0.1, weight_decay=0.1)
+    for _ in range(4):
+        gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
+        one.grad, other.grad = gradient.float(), gradient.clone()
+        ours.step(), theirs.step()
+    moved = (other - start).norm()
+    assert (one - other).norm() < 0.02 * moved and moved > 0.3
+    momentum, expected = (optimizer.state_dict()["state"][0]["momentum_buffer"] for optimizer in (ours, theirs))
+    torch.testing.assert_close(momentum, expected.float())
+    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize("has, expected", [(True, torch.optim.Muon), (False, Float32Muon)])
+def test_muon_is_in_float32_where_the_processor_emulates_bfloat16(monkeypatch, has, expected):
+    monkeypatch.setattr("rmtkit.optimization.has_bfloat16", lambda: has)
+    rates = {"matrix_learning_rate": 0.1, "learning_rate": 0.1, "weight_decay": 0.0}
+    optimizer = MuonWithAdamW([torch.nn.Parameter(torch.ones(2, 2))], [torch.nn.Parameter(torch.ones(2))], **rates)
+    assert type(optimizer._parts[0]) is expected
 
 
 def test_optimizer_state_survives_saving():

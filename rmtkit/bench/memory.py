@@ -41,7 +41,8 @@ def stream_once(config: Config, num_tokens: int) -> dict:
     from rmtkit.experiment import build_model, open_builder, open_problems, open_tokenizer
     from rmtkit.kinds import answer
     from rmtkit.progress import Display, ReadingProgress
-    from rmtkit.streaming import Reader, evaluation_dtype, fast_copy
+    from rmtkit.precision import evaluation_dtype
+    from rmtkit.streaming import Reader, fast_copy
 
     tokenizer = open_tokenizer(config)
     builder = open_builder(config, tokenizer, open_problems(config))

@@ -75,7 +75,8 @@ def measure_reader(config: Config, num_tokens: int) -> dict:
     Returns: tokens_per_s, peak_mb of the process, dtype, flops (per second), compile_s, and the machine's peaks.
     """
     from rmtkit.background import TokenRows
-    from rmtkit.streaming import Reader, evaluation_dtype, fast_copy
+    from rmtkit.precision import evaluation_dtype
+    from rmtkit.streaming import Reader, fast_copy
 
     model, builder = _open(config)
     reader, compiled = Reader(fast_copy(model, evaluation_dtype(config.precision, model.device))), []

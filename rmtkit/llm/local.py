@@ -24,8 +24,8 @@ from rmtkit.experiment import default_device, loading
 from rmtkit.export import new_folder
 from rmtkit.formats import sha256
 from rmtkit.llm.cases import Answer, Prompt
+from rmtkit.precision import evaluation_dtype
 from rmtkit.runs import write_json
-from rmtkit.streaming import evaluation_dtype
 
 BATCH_TOKENS = 2**14  # of prompts side by side, padding and answers included
 SANE_WINDOW = 10**9  # tokens; tokenizers without a limit of their own name a larger number
