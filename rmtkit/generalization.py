@@ -164,13 +164,13 @@ def length_table(records: pd.DataFrame) -> pd.DataFrame:
     Returns: task, length (where lengths have names), num_segments, num_tokens (where prompts differ, as facts alone do:
              their mean), rule, n, accuracy, low, high.
     """
-    if "length" not in records:
-        return accuracy_table(records, [*BY_LENGTH, "rule"])
-    records = records.assign(length=_by_name(records["length"]))
-    by = ["task", "length", "rule"]
-    sizes = records.groupby(by, observed=True)[BY_LENGTH[1:]].mean().round().astype(int).reset_index()
-    table = sizes.merge(accuracy_table(records, by), on=by)[[*by[:2], *BY_LENGTH[1:], "rule", "n", *SHARES]]
-    return table.astype({"length": str})
+    if "length" in records:
+        records = records.assign(length=_by_name(records["length"]))
+    by = ["task", "length" if "length" in records else "num_segments", "rule"]
+    others = [name for name in BY_LENGTH if name not in by]
+    sizes = records.groupby(by, observed=True)[others].mean().round().astype(int).reset_index()
+    table = sizes.merge(accuracy_table(records, by), on=by)[[*by[:2], *others, "rule", "n", *SHARES]]
+    return table.astype({"length": str}) if "length" in table else table
 
 
 def _by_name(names: pd.Series) -> pd.Categorical:

@@ -167,3 +167,11 @@ def test_tables_of_lengths_are_in_the_order_of_the_lengths():
     records = records.assign(task="qa1", rule="exact_match", num_segments=1, num_tokens=[9, 9, 1, 4, 5, 5])
     assert length_table(records)["num_tokens"].tolist() == [2, 5, 9]
     assert depth_table(records)["length"].tolist() == ["0k", "2k", "10M"]
+
+
+def test_facts_alone_of_any_size_are_one_row_for_each_number_of_segments():
+    rows = [("qa1", 1, 20, True), ("qa1", 1, 27, False), ("qa1", 2, 40, True), ("qa1", 2, 41, True)]
+    records = pd.DataFrame(rows, columns=["task", "num_segments", "num_tokens", "is_correct"]).assign(rule="exact_match")
+    table = length_table(records)
+    assert table[["num_segments", "num_tokens", "n", "accuracy"]].values.tolist() == [[1, 24, 2, 0.5], [2, 40, 2, 1.0]]
+    assert list(table)[:5] == ["task", "num_segments", "num_tokens", "rule", "n"]
