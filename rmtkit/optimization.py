@@ -38,8 +38,10 @@ class Float32Muon(torch.optim.Muon):
         return loss
 
 
-def orthogonalize(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float):
-    """Return about U V^T of a matrix U S V^T (m, n), by so many steps of Newton and Schulz with a quintic polynomial."""
+def orthogonalize(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Return about U V^T of a matrix U S V^T (m, n), by so many Newton-Schulz steps with a polynomial of degree five."""
     a, b, c = coefficients
     is_tall = matrix.shape[0] > matrix.shape[1]
     found = (matrix.T if is_tall else matrix) / matrix.norm().clamp(min=eps)
