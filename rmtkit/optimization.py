@@ -41,7 +41,7 @@ class Float32Muon(torch.optim.Muon):
 def orthogonalize(
     matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> torch.Tensor:
-    """Return about U V^T of a matrix U S V^T (m, n), by so many Newton-Schulz steps with a polynomial of degree five."""
+    """Return about U V^T of a matrix U S V^T (m, n), by Newton-Schulz steps with a polynomial of degree five."""
     a, b, c = coefficients
     is_tall = matrix.shape[0] > matrix.shape[1]
     found = (matrix.T if is_tall else matrix) / matrix.norm().clamp(min=eps)

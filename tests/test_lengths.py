@@ -171,7 +171,9 @@ def test_tables_of_lengths_are_in_the_order_of_the_lengths():
 
 def test_facts_alone_of_any_size_are_one_row_for_each_number_of_segments():
     rows = [("qa1", 1, 20, True), ("qa1", 1, 27, False), ("qa1", 2, 40, True), ("qa1", 2, 41, True)]
-    records = pd.DataFrame(rows, columns=["task", "num_segments", "num_tokens", "is_correct"]).assign(rule="exact_match")
+    records = pd.DataFrame(rows, columns=["task", "num_segments", "num_tokens", "is_correct"]).assign(
+        rule="exact_match"
+    )
     table = length_table(records)
     assert table[["num_segments", "num_tokens", "n", "accuracy"]].values.tolist() == [[1, 24, 2, 0.5], [2, 40, 2, 1.0]]
     assert list(table)[:5] == ["task", "num_segments", "num_tokens", "rule", "n"]

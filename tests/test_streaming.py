@@ -8,8 +8,8 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 
 from rmtkit.background import TokenPieces, TokenRows
-from rmtkit.snapshots import Part, Snapshot
 from rmtkit.precision import evaluation_dtype
+from rmtkit.snapshots import Part, Snapshot
 from rmtkit.streaming import Reader, ahead, fast_copy, flops_per_segment, writer
 
 CPU = torch.device("cpu")

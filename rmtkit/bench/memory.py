@@ -40,8 +40,8 @@ def stream_once(config: Config, num_tokens: int) -> dict:
     """Answer one sample of `num_tokens` and return the peak memory of this process and the speed."""
     from rmtkit.experiment import build_model, open_builder, open_problems, open_tokenizer
     from rmtkit.kinds import answer
-    from rmtkit.progress import Display, ReadingProgress
     from rmtkit.precision import evaluation_dtype
+    from rmtkit.progress import Display, ReadingProgress
     from rmtkit.streaming import Reader, fast_copy
 
     tokenizer = open_tokenizer(config)
