@@ -23,7 +23,8 @@ ALLOWED = {  # unit -> the units of rmtkit that it may import, at any place
     "public": {"config"},
     "formats": {"public"},
     "memory": {"memory", "config"},
-    "optimization": set(),
+    "precision": set(),
+    "optimization": {"precision"},
     "intervals": set(),
 }
 WITHOUT_TORCH = (

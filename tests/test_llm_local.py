@@ -284,7 +284,7 @@ def test_device_map_gives_the_same_answers(folder):
 
 def test_precision_is_obeyed(folder):
     assert LocalModel.from_pretrained(folder, precision="bfloat16").model.dtype == torch.bfloat16
-    with pytest.raises(ConfigError, match="precision is 'half'; allowed: auto, float32"):
+    with pytest.raises(ConfigError, match="precision is 'half'; allowed: auto, fastest, float32"):
         LocalModel.from_pretrained(folder, precision="half")
 
 

@@ -43,7 +43,7 @@ class LLMSettings:
     system_prompt: str | None = None  # text of the system's message
     # answers
     max_answer_tokens: int = 20  # new tokens at most; 20 as in the benchmark
-    precision: str = "auto"  # of a model that runs here: auto, float32, bfloat16, float16
+    precision: str = "auto"  # of a model that runs here: auto, fastest, float32, bfloat16, float16
     device_map: str | None = field(default=None, metadata=PLACE)  # of a model that runs here; auto: spread over GPUs
     scoring: str = field(default="babilong_labels", metadata=PLACE)  # rule of rmtkit.scoring
     # beside the model alone
