@@ -69,8 +69,8 @@ class LocalModel:
         """Load a decoder and its tokenizer.
 
         Args:   name: a hub name, a folder, or either followed by "/FILE.gguf";
-                precision: auto, fastest, float32, bfloat16, float16; auto is the fastest here: bfloat16 where the processor
-                multiplies it;
+                precision: auto, fastest, float32, bfloat16, float16; auto is the fastest, bfloat16 where the
+                processor multiplies it;
                 device_map: as in transformers, "auto" spreads a model over all devices; None: the GPU, or the CPU;
                 revision: branch or commit on the hub;  trust_remote_code: run code that comes with the model.
         Raises: ConfigError, in one line, if it cannot be loaded.
