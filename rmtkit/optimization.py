@@ -29,7 +29,9 @@ class Float32Muon(torch.optim.Muon):
         for group in self.param_groups:
             rate, inertia = group["lr"], group["momentum"]
             for matrix in (matrix for matrix in group["params"] if matrix.grad is not None):
-                momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                if "momentum_buffer" not in self.state[matrix]:
+                    self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+                momentum = self.state[matrix]["momentum_buffer"]
                 momentum.lerp_(matrix.grad, 1 - inertia)
                 update = matrix.grad.lerp(momentum, inertia)  # Nesterov
                 update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])

@@ -163,18 +163,17 @@ def first_training_text(experiment: Experiment) -> str:
 
 
 def choose_precision(model: RMTPreTrainedModel, config: Config) -> None:
-    """Turn the weights to the data type that a CPU trains in: autocast would lose in casts what products gain.
+    """Turn the weights to the data type that they are trained in, whatever they are stored in.
 
-    At width 128 (outputs/reference/LOG.md). In bfloat16 the attention that is written out is then faster than the fused
-    one, whose backward pass is slow on a CPU.
+    That is float32, for float16 too (autocast), and bfloat16 where a CPU trains in it: autocast would lose in casts
+    what products gain (outputs/reference/LOG.md). There the attention that is written out is faster than the fused one,
+    whose backward pass is slow on a CPU. A GPU in bfloat16 takes the weights as they are.
     """
     device = default_device()
-    dtype = resolve_precision(config.precision, device)
-    if device.type != "cpu":
-        return
-    is_half = dtype is torch.bfloat16
-    model.to(torch.bfloat16 if is_half else torch.float32)
-    if is_half:
+    if resolve_precision(config.precision, device) is not torch.bfloat16:
+        model.float()
+    elif device.type == "cpu":
+        model.bfloat16()
         model.set_attn_implementation("eager")
 
 

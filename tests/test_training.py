@@ -186,6 +186,15 @@ def test_training_is_in_the_precision_asked_for_whatever_is_stored(small, tmp_pa
     assert {str(weight.dtype) for weight in model.parameters()} == {f"torch.{precision}"}
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_gpu_trains_weights_stored_in_bfloat16_in_float32(small, tmp_path, precision, monkeypatch):
+    monkeypatch.setattr("rmtkit.training.default_device", lambda: torch.device("cuda"))
+    config = make_experiment(small, tmp_path, precision=precision).config
+    model = build_model(config).bfloat16()
+    choose_precision(model, config)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_spread_embeddings_have_nothing_in_common(small, tmp_path, is_trained):
     experiment = make_experiment(small, tmp_path)
