@@ -188,9 +188,8 @@ def _add_reference(commands) -> None:
     text = "make outputs/reference/NAME of finished runs, or add an evaluation to it"
     command = commands.add_parser("reference", help=text, description=text, epilog="--NAME=VALUE chooses an evaluation")
     command.add_argument("--name", required=True, help="such as qa1 or qa1-seed1")
-    command.add_argument(
-        "--run", dest="runs", default="", help="folder of a finished run; of a chain all, with commas between"
-    )
+    runs = "folder of a finished run; of a chain all, with commas between, the first or reference:NAME"
+    command.add_argument("--run", dest="runs", default="", help=runs)
     command.add_argument("--variant", default="", help="what sets it apart from the task's first model")
     command.add_argument("--evaluation", help='the "folder" that evaluate has printed')
     command.set_defaults(run=_reference)

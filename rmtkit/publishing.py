@@ -2,17 +2,20 @@
 
     python -m rmtkit reference --name qa1 --run outputs/runs/A,outputs/runs/B --evaluation outputs/evaluations/qa1-B
 
-Several runs are a chain: each took its backbone from the one before. The files are described in
-outputs/reference/README.md. What says where something lay on the machine is left out of them.
+Several runs are a chain: each took its backbone from the one before. The first may be a reference model, which others
+went on from; its own runs come first in the chain. The files are described in outputs/reference/README.md. What says
+where something lay on the machine is left out of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +23,7 @@ import pandas as pd
 from rmtkit.config import PROJECT, ConfigError
 from rmtkit.formats import sha256
 from rmtkit.lengths import LENGTHS
-from rmtkit.reference import REFERENCE, resolve_reference, weights_digest
+from rmtkit.reference import REFERENCE, checkpoint_folder, resolve_reference, verify_weights, weights_digest
 from rmtkit.runs import read_json, write_json
 
 COLUMNS = ["task", "split", "index", "length", "num_tokens", "num_facts", "fact_depth", "target", "prediction",
@@ -32,7 +35,8 @@ def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", evaluatio
             wanted: dict | None = None, reference: Path = REFERENCE) -> dict:  # fmt: skip
     """Make outputs/reference/`name` of runs, or add an evaluation to what is there.
 
-    Args:    runs: folders of finished runs, in the order of the chain; none: the model stays;
+    Args:    runs: folders of finished runs, in the order of the chain, the first or `reference:NAME` (also the same
+             name, whose place the model then takes); none: the model stays;
              variant: what sets the model apart from the task's first one, such as "question at both ends";
              evaluation: the folder that `rmtkit.experiment.evaluation_folder` named, with records of this model at
              lengths by name; of several for one length those with the most samples are taken;
@@ -47,7 +51,7 @@ def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", evaluatio
         raise ConfigError(f"{folder} has no recipe.json; give run=FOLDER, a finished run")
     with _replaced(folder, is_kept=not runs) as new:
         if runs:
-            _copy_runs([Path(run).expanduser() for run in runs], new, variant)
+            _copy_runs(runs, new, variant)
         if evaluation:
             _copy_evaluation(Path(evaluation).expanduser(), new, wanted or {})
     lengths = [length for length in LENGTHS if (folder / "evaluation" / f"{length}.csv").is_file()]
@@ -72,43 +76,72 @@ def _replaced(folder: Path, *, is_kept: bool) -> Iterator[Path]:
 # ---------------------------------------------------------------------- the model and how it was made
 
 
-def _copy_runs(runs: list[Path], new: Path, variant: str) -> None:
+@dataclass(frozen=True)
+class Link:
+    """A part of a chain: a model, the runs that made it, and their validations with the number of the run in it."""
+
+    name: str
+    model: Path
+    runs: list[dict]
+    metrics: list[dict]
+
+
+def _copy_runs(names: Sequence[str], new: Path, variant: str) -> None:
     """Copy the model of the last run and describe how all of them made it."""
-    described = [_describe_run(run) for run in runs]
-    for before, run, text in zip(runs, runs[1:], described[1:], strict=False):
-        backbone = Path(resolve_reference(text["config"]["backbone"]))
-        if backbone.resolve() != (before / "model").resolve():
-            raise ConfigError(f"{run} began with backbone {backbone}, not with the model of {before}; give the chain")
-    for path in sorted((runs[-1] / "model").iterdir()):
+    is_reference = str(names[0]).startswith("reference:") and len(names) > 1
+    chain = [_link_of_reference(names[0])] if is_reference else []
+    chain += [_link_of_run(Path(name).expanduser()) for name in names[len(chain) :]]
+    for before, link in itertools.pairwise(chain):
+        backbone = Path(resolve_reference(link.runs[0]["config"]["backbone"]))
+        if backbone.resolve() != before.model.resolve():
+            raise ConfigError(
+                f"{link.name} began with backbone {backbone}, not with the model of {before.name}; give the chain"
+            )
+    for path in sorted(chain[-1].model.iterdir()):
         shutil.copyfile(path, new / path.name)
     of_model = read_json(new / "config.json")  # transformers notes there where the backbone was loaded from
     write_json(new / "config.json", {**of_model, "backbone_config": without_paths(of_model["backbone_config"])})
-    _write_metrics(runs, new)
-    last = described[-1]["config"]
+    _write_metrics(chain, new)
+    runs = [run for link in chain for run in link.runs]
     recipe = {
         "made_by": "python -m rmtkit reference",
-        "task": last["task"],
+        "task": runs[-1]["config"]["task"],
         "variant": variant,
-        "seed": last["seed"],
-        "seconds": round(sum(text["seconds"] for text in described), 1),
-        "trained_tokens": max(text["trained_tokens"] for text in described),
+        "seed": runs[-1]["config"]["seed"],
+        "seconds": round(sum(run["seconds"] for run in runs), 1),
+        "trained_tokens": max(run["trained_tokens"] for run in runs),
         "sha256": {path.name: sha256(path) for path in sorted(new.glob("*.safetensors"))},
-        "runs": [{**text, "config": without_paths(text["config"])} for text in described],
+        "runs": [{**run, "config": without_paths(run["config"])} for run in runs],
     }
     write_json(new / "recipe.json", recipe)
 
 
-def _describe_run(run: Path) -> dict:
+def _link_of_reference(name: str) -> Link:
+    """Return a published model that runs went on from, as `_copy_runs` has left it."""
+    folder = checkpoint_folder(name)
+    verify_weights(folder)
+    if not (runs := read_json(folder / "recipe.json").get("runs")):
+        raise ConfigError(f"the recipe of {name} names no runs; give the first run that began with it as the first")
+    return Link(name, folder, runs, _read_lines(folder / "metrics.jsonl"))
+
+
+def _link_of_run(run: Path) -> Link:
     if not (run / "result.json").is_file() or not (run / "model" / "config.json").is_file():
         raise ConfigError(f"{run} is no finished run: it has no result.json, or no model")
     result, path = read_json(run / "result.json"), run / "environment.json"
     config = result["config"]
-    return {
+    described = {
         **{name: result[name] for name in ("config", "scoring_rule", "stages", "tests") if name in result},
         "seconds": sum(stage.get("seconds", 0.0) for stage in result.get("stages", [])),
         "trained_tokens": max(config["segments"]) * config["segment_size"],
         "environment": read_json(path) if path.is_file() else None,
     }
+    metrics = [{"run": 0, **row} for row in _read_lines(run / "metrics.jsonl")]
+    return Link(str(run), run / "model", [described], metrics)
+
+
+def _read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def without_paths(config: dict) -> dict:
@@ -123,12 +156,14 @@ def _without_place(text: str) -> str:
     return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else path.name
 
 
-def _write_metrics(runs: list[Path], new: Path) -> None:
+def _write_metrics(chain: list[Link], new: Path) -> None:
     """Write the validations of all runs, with the number of each, and their curve."""
     from rmtkit.plotting import plot_training
 
-    texts = [(run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for run in runs]
-    rows = [{"run": number, **json.loads(line)} for number, lines in enumerate(texts) for line in lines if line]
+    rows, first = [], 0
+    for link in chain:
+        rows += [{**row, "run": first + row["run"]} for row in link.metrics]
+        first += len(link.runs)
     (new / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     table = pd.DataFrame([row for row in rows if row.get("split", "validation") == "validation"])
     if len(table):

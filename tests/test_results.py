@@ -89,6 +89,31 @@ def test_publish_describes_the_whole_chain(make_run, tmp_path):
         publish("qa1", runs=[second, second], reference=tmp_path / "reference")
 
 
+def test_chain_goes_on_from_a_published_model_in_its_own_place(make_run, tmp_path, monkeypatch):
+    reference = tmp_path / "reference"
+    monkeypatch.setattr("rmtkit.reference.REFERENCE", reference)
+    first = make_run("first")
+    publish("qa1", runs=[first, make_run("second", seed=1, backbone=str(first / "model"))], reference=reference)
+    third = make_run("third", seed=2, backbone="reference:qa1", segments=[8])
+    publish("qa1", runs=["reference:qa1", third], reference=reference)
+    recipe = read_json(reference / "qa1" / "recipe.json")
+    assert [run["config"]["seed"] for run in recipe["runs"]] == [0, 1, 2]
+    assert (recipe["seconds"], recipe["trained_tokens"]) == (15.0, 512)
+    rows = [json.loads(line) for line in (reference / "qa1" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["run"] for row in rows] == [0, 1, 2]
+    with pytest.raises(ConfigError, match="third began with backbone .*qa1, not with the model of .*first"):
+        publish("qa1", runs=[first, third], reference=reference)
+    (reference / "qa1" / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="is not what recipe.json says"):
+        publish("qa1", runs=["reference:qa1", third], reference=reference)
+
+
+def test_chain_cannot_begin_with_a_model_whose_runs_are_unknown(make_run, tmp_path):
+    run = make_run("run", backbone="reference:backbone")
+    with pytest.raises(ConfigError, match="recipe of reference:backbone names no runs"):
+        publish("qa1", runs=["reference:backbone", run], reference=tmp_path / "reference")
+
+
 def test_publish_that_fails_leaves_what_was_there(make_run, tmp_path):
     reference, run = tmp_path / "reference", make_run("run")
     publish("qa1", runs=[run], reference=reference)
