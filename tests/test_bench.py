@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import rmtkit.bench.train
 from rmtkit.bench.checkpointing import bench_checkpointing
-from rmtkit.bench.measurement import in_new_process, peak_allocated, peak_resident_mb
+from rmtkit.bench.measurement import MemoryGrowth, in_new_process, peak_allocated, peak_resident_mb
 from rmtkit.bench.resume import bench_resume, differences
 from rmtkit.bench.stream import bench_stream, largest_difference
 from rmtkit.bench.train import TOLERANCE, Setting, bench_train, compare, largest_differences, make_batches
@@ -28,14 +28,25 @@ TINY = Setting(
 
 @pytest.fixture
 def same_process(monkeypatch):
-    """Measure in this process: starting one takes seconds."""
+    """Measure in this process: starting one takes seconds. It may have been larger before, and so would not grow."""
     monkeypatch.setattr("rmtkit.bench.train.in_new_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(MemoryGrowth, "peak_mb", lambda growth: 2.0)
 
 
 def test_in_new_process_runs_elsewhere_and_has_its_own_memory():
     assert in_new_process(os.getpid) != os.getpid()
     with_torch = peak_resident_mb()
     assert in_new_process(peak_resident_mb) < with_torch / 2
+
+
+def growth_with_50_mb():
+    growth = MemoryGrowth(CPU)
+    torch.ones(12_500_000)
+    return growth.peak_mb()
+
+
+def test_memory_growth_is_that_of_the_work_alone():
+    assert 45 < in_new_process(growth_with_50_mb) < 75
 
 
 def test_peak_allocated_counts_what_is_there_at_the_same_time():
@@ -77,6 +88,7 @@ def test_compare_measures_every_side_and_its_ratio(same_process, capsys):
     assert theirs["segments"] > ours["segments"] == checkpointed["segments"] == 2.5
     speed = result["ratios"]["rmtkit"]["speed"]
     assert speed == pytest.approx(ours["samples_per_s"] / theirs["samples_per_s"])
+    assert result["ratios"]["rmtkit"]["memory"] == 1.0
     assert f"rmtkit: {speed:.1f} times the samples per second" in capsys.readouterr().out
 
 
