@@ -94,7 +94,7 @@ def distances():
 
 
 def results_table():
-    names, lengths = ("rmtkit", "rmtkit, seed 1", "rmtkit, b"), {"10M": 20, "0k": 500, "4k": 500}
+    names, lengths = ("rmtkit", "rmtkit, seed 1", "rmtkit, seed 2", "rmtkit, b"), {"10M": 20, "0k": 500, "4k": 500}
     rows = [(task, name, length) for task in ("qa10", "qa2") for name in names for length in lengths]
     table = pd.DataFrame(rows, columns=["task", "name", "length"])
     return table.assign(accuracy=0.5, low=0.4, high=0.6, n=table["length"].map(lengths))
@@ -312,10 +312,14 @@ def test_results_have_a_panel_per_task_with_our_points_and_published_ones():
 def test_results_name_curves_ours_first_and_count_samples_by_length():
     legend = FIGURES["results"]().axes[-1].get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
-    assert (
-        texts[0] == "rmtkit" and texts[-1] == "published: ARMT" and set(texts[1:3]) == {"rmtkit, seed 1", "rmtkit, b"}
-    )
+    assert texts[0] == "rmtkit" and texts[-1] == "published: ARMT"
+    assert set(texts[1:4]) == {"rmtkit, seed 1", "rmtkit, seed 2", "rmtkit, b"}
     assert "n = 500 (0k to 4k),\n20 (10M)" in legend.get_title().get_text()
+
+
+def test_results_of_other_seeds_are_points_that_can_be_told_apart():
+    lines = [line for line in FIGURES["results"]().axes[0].lines if ", seed " in line.get_label()]
+    assert len({line.get_marker() for line in lines}) == 2 and {line.get_linestyle() for line in lines} == {"None"}
 
 
 # ---------------------------------------------------------------------- memory

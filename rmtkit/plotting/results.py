@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +17,8 @@ FACTS_ALONE = 2**9  # where 0k is drawn: a log axis has no zero
 TICKS = ("0k", "1k", "4k", "16k", "64k", "256k", "1M", "10M")
 PLACES = {name: max(size, FACTS_ALONE) for name, size in TOKENS.items()} | {"500k": 2**19, "2M": 2**21}
 OURS = ({"color": COLOURS[0], "marker": "o"}, {"color": "black", "marker": "s"})
-SEED = {"color": COLOURS[9], "marker": ".", "linestyle": "", "zorder": 6}  # of another seed: points only
+SEED = {"color": COLOURS[9], "linestyle": "", "markersize": 6, "zorder": 6}  # of another seed: points only
+SEED_MARKERS = (".", "x", "+", "1")
 LOOKS = {  # of published series: recurrent models in colours, language models in grey
     "RMT": {"color": COLOURS[3], "marker": "v"},
     "RMT-R": {"color": COLOURS[1], "marker": "^", "linestyle": "--"},
@@ -70,10 +73,10 @@ def _draw_task(axis: Axes, results: pd.DataFrame, trained: int) -> None:
     """Draw our curves, above the published ones, and the trained lengths."""
     curves = {name: rows.assign(place=rows["length"].map(PLACES)).sort_values("place")
               for name, rows in results.groupby("name", sort=False)}  # fmt: skip
-    number = 0
+    number, markers = 0, itertools.cycle(SEED_MARKERS)
     for name, rows in curves.items():
         if number and ", seed " in name:
-            axis.plot(rows["place"], 100 * rows["accuracy"], markersize=7, label=name, **SEED)
+            axis.plot(rows["place"], 100 * rows["accuracy"], marker=next(markers), label=name, **SEED)
             continue
         look = OURS[min(number, len(OURS) - 1)]
         draw_interval(axis, rows["place"], rows, "accuracy", label=name, markersize=5.5, zorder=5, **look)
