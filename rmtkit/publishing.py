@@ -24,7 +24,7 @@ from rmtkit.config import PROJECT, ConfigError
 from rmtkit.formats import sha256
 from rmtkit.lengths import LENGTHS
 from rmtkit.reference import REFERENCE, checkpoint_folder, resolve_reference, verify_weights, weights_digest
-from rmtkit.runs import read_json, write_json
+from rmtkit.runs import read_json, read_rows, write_json
 
 COLUMNS = ["task", "split", "index", "length", "num_tokens", "num_facts", "fact_depth", "target", "prediction",
            "is_correct", "rule"]  # fmt: skip
@@ -122,7 +122,8 @@ def _link_of_reference(name: str) -> Link:
     verify_weights(folder)
     if not (runs := read_json(folder / "recipe.json").get("runs")):
         raise ConfigError(f"the recipe of {name} names no runs; give the first run that began with it as the first")
-    return Link(name, folder, runs, _read_lines(folder / "metrics.jsonl"))
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return Link(name, folder, runs, [json.loads(line) for line in lines])
 
 
 def _link_of_run(run: Path) -> Link:
@@ -136,12 +137,8 @@ def _link_of_run(run: Path) -> Link:
         "trained_tokens": max(config["segments"]) * config["segment_size"],
         "environment": read_json(path) if path.is_file() else None,
     }
-    metrics = [{"run": 0, **row} for row in _read_lines(run / "metrics.jsonl")]
+    metrics = [{"run": 0, **row} for row in read_rows(run / "metrics.jsonl")]
     return Link(str(run), run / "model", [described], metrics)
-
-
-def _read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def without_paths(config: dict) -> dict:
