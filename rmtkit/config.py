@@ -55,8 +55,8 @@ class Config:
     bptt_depth: int | None = None  # segments that gradients pass through; None: all
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
-    segments: tuple[int, ...] = (2, 4, 8)  # curriculum: number of segments of each stage
-    steps: tuple[int, ...] = (150, 300, 350)  # updates per stage at most; one number serves all stages
+    segments: tuple[int, ...] = (2, 4, 16)  # curriculum: number of segments of each stage
+    steps: tuple[int, ...] = (150, 300, 150)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
     distraction: float = 0.0  # share of these texts' background that pieces of facts are written over
@@ -69,7 +69,8 @@ class Config:
     learning_rate: float = 3e-4  # peak, AdamW
     matrix_learning_rate: float = 0.015  # peak, Muon
     memory_learning_rate: float | None = 3e-3  # peak, AdamW on the memory tokens; None: learning_rate
-    weight_decay: float = 0.0
+    stage_rates: tuple[float, ...] = (1.0, 1.0, 0.33)  # share of these rates in each stage; one number serves all stages
+    weight_decay: float = 0.3
     ema_decay: float = 0.0  # of the average of the weights that is validated and kept; 0: the weights as they are
     trainable: str = "all"  # all, memory (the memory tokens only; the backbone stays as it is)
     schedule: str = "warmup_stable_decay"  # of the learning rates; others see CHOICES
@@ -82,7 +83,7 @@ class Config:
     eval_steps: int = 50  # updates between validations, and between checkpoints
     validation_samples: int = 200
     validation_segments: int | None = None  # of these samples; None: as many as the stage has
-    best_metric: str = "exact_match"  # keeps a stage's best weights: exact_match, loss, or one handed to `train`
+    best_metric: str = "loss"  # keeps a stage's best weights: exact_match, loss, or one handed to `train`
     best_is_lowest: bool | None = None  # whether lower is better; None: for loss only
     promote_at: float = 1.0  # exact match at which the next stage begins; above 1: when the steps are done
     patience: int = 20  # validations without a better `best_metric` before a stage ends
@@ -133,24 +134,24 @@ TASKS = tuple(f"qa{number}" for number in range(1, 21))
 TRACKERS = ("tensorboard", "trackio", "wandb")
 TINY = Config()
 SMOKE = dataclasses.replace(
-    TINY, preset="smoke", segments=(2, 4), steps=(4, 4), batch_size=8, micro_batch_size=8, eval_steps=2,
-    validation_samples=8, test_segments=(2, 4, 8), test_samples=16, test_batch_size=16,
+    TINY, preset="smoke", segments=(2, 4), steps=(4, 4), stage_rates=(1.0,), batch_size=8, micro_batch_size=8,
+    eval_steps=2, validation_samples=8, test_segments=(2, 4, 8), test_samples=16, test_batch_size=16,
 )  # fmt: skip
 PAPER = dataclasses.replace(
     TINY, preset="paper", babi_path="hub", num_extra_questions=0, num_questions_between=0,
     background="pg19", background_tokens=200_000_000,
     layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512,
     segments=(1, 2, 4, 6, 8, 16, 32), steps=(5000,), vary_segments=1.0, batch_size=64, micro_batch_size=4,
-    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, weight_decay=0.01, schedule="linear",
-    schedule_horizon=2.0, warmup_share=0.1, eval_steps=250,
-    validation_samples=1000, patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
+    optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, stage_rates=(1.0,), weight_decay=0.01,
+    schedule="linear", schedule_horizon=2.0, warmup_share=0.1, eval_steps=250, validation_samples=1000,
+    best_metric="exact_match", patience=15, test_segments=(1, 2, 4, 8, 16, 32, 64, 128, 256), test_samples=1000,
     test_batch_size=8,
 )  # fmt: skip
 LONG = dataclasses.replace(
     TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(250,),
     window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.01, memory_learning_rate=1e-3,
-    decay_share=0.6, precision="fastest", eval_steps=100, validation_samples=128, validation_segments=64,
-    best_metric="loss", promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
+    stage_rates=(1.0,), weight_decay=0.0, decay_share=0.6, precision="fastest", eval_steps=100, validation_samples=128,
+    validation_segments=64, promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
 )  # fmt: skip
 PRESETS = {"smoke": SMOKE, "tiny": TINY, "long": LONG, "paper": PAPER}
 PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then a number per stage
@@ -188,7 +189,7 @@ AT_LEAST = {
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
     "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
     "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
-    "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0,
+    "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0, "stage_rates": 0,
     "weight_decay": 0, "ema_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
     "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
     "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
@@ -217,6 +218,8 @@ def resolve(parameters: dict | None = None) -> Config:
         preset = dataclasses.replace(preset, **twice)
     if "segments" in values and "steps" not in values and len(preset.steps) > 1:
         values["steps"] = (max(preset.steps),)
+    if "segments" in values and "stage_rates" not in values:
+        values["stage_rates"] = (max(preset.stage_rates),)
     if values.get("max_grad_value") and "max_grad_norm" not in values:
         values["max_grad_norm"] = 0.0
     return check(dataclasses.replace(preset, **values))
@@ -256,9 +259,10 @@ def check(config: Config) -> Config:
 def _check_training(config: Config) -> None:
     if list(config.segments) != sorted(set(config.segments)):
         raise ConfigError(f"segments is {config.segments}; expected growing numbers of segments such as 1,2,4")
-    if len(config.steps) not in (1, len(config.segments)):
-        stages = len(config.segments)
-        raise ConfigError(f"steps has {len(config.steps)} numbers for {stages} stages; one each, or one for all")
+    for name in ("steps", "stage_rates"):
+        count, stages = len(getattr(config, name)), len(config.segments)
+        if count not in (1, stages):
+            raise ConfigError(f"{name} has {count} numbers for {stages} stages; one each, or one for all")
     if config.warmup_share + config.decay_share > 1:
         raise ConfigError(
             f"warmup_share {config.warmup_share} and decay_share {config.decay_share} exceed 1; take smaller ones"

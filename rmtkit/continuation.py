@@ -19,9 +19,9 @@ def continued(config: Config, run: Run) -> dict[str, str]:
     Its one stage has twice the segments and the last stage's updates; the seed is another, so that no training sample
     comes twice (which split a story belongs to does not depend on the seed).
     """
-    steps, segments = config.steps[-1], 2 * config.segments[-1]
+    stage = {"segments": (2 * config.segments[-1],), "steps": config.steps[-1:], "stage_rates": config.stage_rates[-1:]}
     backbone = str(run.model_path.expanduser().absolute())
-    changes = {"seed": config.seed + 1, "backbone": backbone, "segments": (segments,), "steps": (steps,)}
+    changes = {"seed": config.seed + 1, "backbone": backbone, **stage}
     wanted = dataclasses.replace(config, **changes)
     usual = resolve({"preset": config.preset, "task": config.task})
     names = [field.name for field in dataclasses.fields(Config) if field.name not in (*NOT_KEPT, "task", "preset")]

@@ -6,7 +6,7 @@ samples that grow inside of a stage are ours (outputs/reference/LOG.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +27,33 @@ class Stage:
     max_steps: int
     folder: Path
     is_last: bool  # nothing to be promoted to: it runs to its end, and its learning rate decays
+    rate: float = 1.0  # share of the configured learning rates
 
     @property
     def best(self) -> Path:
         """The stage's best model; its presence means that the stage is over."""
         return self.folder / "best"
 
+    def config(self, config: Config) -> Config:
+        """Return a configuration with the learning rates of this stage."""
+        names = ("learning_rate", "matrix_learning_rate", "memory_learning_rate")
+        rates = {name: getattr(config, name) for name in names}
+        return replace(config, **{name: rate and self.rate * rate for name, rate in rates.items()})
+
 
 def stages(experiment: Experiment) -> list[Stage]:
     """Return the curriculum of a configuration."""
     config, folder = experiment.config, experiment.run.folder / "checkpoints"
-    steps = config.steps if len(config.steps) > 1 else config.steps * len(config.segments)
+    count = len(config.segments)
+    steps, rates = (numbers if len(numbers) > 1 else count * numbers for numbers in (config.steps, config.stage_rates))
     return [
         Stage(
             index,
             num_segments,
             steps[index],
             folder / f"stage-{index}-of-{num_segments}-segments",
-            is_last=index + 1 == len(steps),
+            is_last=index + 1 == count,
+            rate=rates[index],
         )
         for index, num_segments in enumerate(config.segments)
     ]

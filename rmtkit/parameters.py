@@ -73,9 +73,13 @@ def coerce(name: str, value, annotation):
     try:
         return _coerce_kind(value, kind)
     except (ValueError, TypeError, SyntaxError, OverflowError):
-        text = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        expected = text.get(kind, "whole numbers such as 1,2,4")
-        raise ConfigError(f"{name} is {value!r}; expected {expected}") from None
+        raise ConfigError(f"{name} is {value!r}; expected {EXPECTED[kind]}") from None
+
+
+EXPECTED = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    tuple[int, ...]: "whole numbers such as 1,2,4", tuple[float, ...]: "numbers such as 1,0.5,0.25",
+}  # fmt: skip
 
 
 def _coerce_kind(value, kind):
@@ -86,7 +90,9 @@ def _coerce_kind(value, kind):
             raise ValueError
         return str(value).lower() == "true"
     if kind is int:
-        return _whole(value)
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(value)
     if kind is float:
         number = float(value)
         if isinstance(value, bool) or not math.isfinite(number):
@@ -94,13 +100,8 @@ def _coerce_kind(value, kind):
         return number
     if isinstance(value, str):
         value = ast.literal_eval(value) if value.strip()[:1] in ("[", "(") else value.split(",")
-    return tuple(_whole(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
-
-
-def _whole(value) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError
-    return int(value)
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(_coerce_kind(item, typing.get_args(kind)[0]) for item in items)
 
 
 def as_text(value) -> str:

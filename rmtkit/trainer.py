@@ -43,7 +43,7 @@ class StageTrainer(Trainer):
     def create_optimizer(self, model=None):
         """Return Muon for the layers' matrices and AdamW for the rest, or AdamW alone as the paper does."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(model or self.model, self.experiment.config)
+            self.optimizer = make_optimizer(model or self.model, self.stage.config(self.experiment.config))
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -125,7 +125,7 @@ def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel
         stage,
         hooks.metrics,
         model=model,
-        args=training_arguments(config, stage, default_device()),
+        args=training_arguments(stage.config(config), stage, default_device()),
         train_dataset=dataset,
         eval_dataset=[experiment.builder.sample("validation", i, size) for i in range(config.validation_samples)],
         data_collator=lambda samples: transform(make_batch(samples)),

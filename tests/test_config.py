@@ -29,6 +29,7 @@ from rmtkit.parameters import coerce
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 ANNOTATIONS = typing.get_type_hints(Config)
 NUMBERS = tuple[int, ...]
+SHARES = tuple[float, ...]
 ANYTHING = st.one_of(
     st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.binary(),
     st.lists(st.one_of(st.integers(), st.text(), st.floats(), st.none())), st.dictionaries(st.text(), st.integers()),
@@ -42,7 +43,7 @@ ANYTHING = st.one_of(
     "value, annotation, expected",
     [("true", bool, True), ("False", bool, False), (True, bool, True),
      ("[0,1]", NUMBERS, (0, 1)), ("(1, 2)", NUMBERS, (1, 2)), ("1,2,4", NUMBERS, (1, 2, 4)), ("3", NUMBERS, (3,)),
-     (3, NUMBERS, (3,)), ([1, 2], NUMBERS, (1, 2)),
+     (3, NUMBERS, (3,)), ([1, 2], NUMBERS, (1, 2)), ("1,0.5", SHARES, (1.0, 0.5)), (1, SHARES, (1.0,)),
      ("1e-4", float, 1e-4), (1, float, 1.0), ("1", float, 1.0),
      ("007", int, 7), (7.0, int, 7), ("1_000", int, 1000),
      ("None", int | None, None), ("none", int | None, None), (None, int | None, None), ("4", int | None, 4),
@@ -59,7 +60,7 @@ def test_coerce_understands(value, annotation, expected):
      ("fast", float), (10**400, float), (1.5, int), ("1.5", int), (True, int), ("", int), (math.inf, int),
      (math.nan, int),
      ("1,,2", NUMBERS), ("", NUMBERS), ("[1,", NUMBERS), ("1.5,2", NUMBERS), ([True], NUMBERS), ("[[1]]", NUMBERS),
-     ("[x]", NUMBERS), (None, int), ("None", float), (None, NUMBERS), ([1], int), ({}, NUMBERS)],
+     ("[x]", NUMBERS), ("1,half", SHARES), ([True], SHARES), (None, int), ("None", float), (None, NUMBERS), ([1], int), ({}, NUMBERS)],
 )  # fmt: skip
 def test_coerce_refuses(value, annotation):
     with pytest.raises(ConfigError, match="x is .*; expected "):
@@ -169,9 +170,9 @@ def test_tasks_that_do_not_exist_are_refused_with_those_that_do(task):
 
 
 def test_tasks_with_long_facts_have_twice_the_segments():
-    assert resolve({"task": "qa15"}).segments == resolve({"task": "all"}).segments == (4, 8, 16)
+    assert resolve({"task": "qa15"}).segments == resolve({"task": "all"}).segments == (4, 8, 32)
     assert resolve({"task": "qa15", "preset": "smoke"}).test_segments == (4, 8, 16)
-    assert resolve({"task": "qa1,qa2"}).segments == (2, 4, 8)
+    assert resolve({"task": "qa1,qa2"}).segments == (2, 4, 16)
     assert resolve({"task": "qa15", "segments": "3"}).segments == (3,)
     assert resolve({"task": "qa15", "preset": "paper"}).segments == PRESETS["paper"].segments
 

@@ -98,6 +98,23 @@ def test_stage_starts_from_the_best_of_the_last(small, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_each_stage_has_its_share_of_the_learning_rates(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, stage_rates="1,0.25", memory_learning_rate="none")
+    config = experiment.config
+    for stage, share in zip(stages(experiment), (1, 0.25), strict=True):
+        optimizer = make_trainer(experiment, stage, build_model(config), Hooks()).create_optimizer()
+        rates = {group["lr"] for group in optimizer.param_groups}
+        assert rates == {share * config.matrix_learning_rate, share * config.learning_rate}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_stage_with_no_share_of_the_rates_changes_nothing(small, tmp_path, optimizer):
+    experiment = make_experiment(small, tmp_path, stage_rates="1,0", optimizer=optimizer)
+    train(experiment)
+    first, second = (load_file(stage.best / "model.safetensors") for stage in stages(experiment))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_finished_run_is_not_trained_again(small, tmp_path):
     experiment = make_experiment(small, tmp_path)
     train(experiment)
