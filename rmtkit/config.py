@@ -69,7 +69,7 @@ class Config:
     learning_rate: float = 3e-4  # peak, AdamW
     matrix_learning_rate: float = 0.015  # peak, Muon
     memory_learning_rate: float | None = 3e-3  # peak, AdamW on the memory tokens; None: learning_rate
-    stage_rates: tuple[float, ...] = (1.0, 1.0, 0.33)  # share of these rates in each stage; one number serves all stages
+    stage_rates: tuple[float, ...] = (1.0, 1.0, 0.33)  # share of these rates in each stage; one number serves all
     weight_decay: float = 0.3
     ema_decay: float = 0.0  # of the average of the weights that is validated and kept; 0: the weights as they are
     trainable: str = "all"  # all, memory (the memory tokens only; the backbone stays as it is)

@@ -60,7 +60,8 @@ def test_coerce_understands(value, annotation, expected):
      ("fast", float), (10**400, float), (1.5, int), ("1.5", int), (True, int), ("", int), (math.inf, int),
      (math.nan, int),
      ("1,,2", NUMBERS), ("", NUMBERS), ("[1,", NUMBERS), ("1.5,2", NUMBERS), ([True], NUMBERS), ("[[1]]", NUMBERS),
-     ("[x]", NUMBERS), ("1,half", SHARES), ([True], SHARES), (None, int), ("None", float), (None, NUMBERS), ([1], int), ({}, NUMBERS)],
+     ("[x]", NUMBERS), ("1,half", SHARES), ([True], SHARES), (None, int), ("None", float),
+     (None, NUMBERS), ([1], int), ({}, NUMBERS)],
 )  # fmt: skip
 def test_coerce_refuses(value, annotation):
     with pytest.raises(ConfigError, match="x is .*; expected "):
@@ -239,7 +240,8 @@ def test_trackers_that_do_not_exist_are_refused_with_those_that_do(trackers):
 
 @pytest.mark.parametrize(
     ("parameters", "is_lowest"),
-    [({}, False), ({"best_metric": "loss"}, True), ({"best_metric": "errors", "best_is_lowest": "true"}, True),
+    [({}, True), ({"preset": "paper"}, False), ({"best_metric": "loss"}, True),
+     ({"best_metric": "errors", "best_is_lowest": "true"}, True),
      ({"best_metric": "loss", "best_is_lowest": "false"}, False), ({"best_metric": "f1"}, False)],
 )  # fmt: skip
 def test_lowest_is_best_for_loss_or_where_it_is_said(parameters, is_lowest):
@@ -247,6 +249,8 @@ def test_lowest_is_best_for_loss_or_where_it_is_said(parameters, is_lowest):
 
 
 def test_segments_alone_take_the_longest_stage_of_the_preset():
+    assert resolve({"segments": "1,3"}).stage_rates == (1.0,)
+    assert resolve({"segments": "1,3", "stage_rates": "1,0.5"}).stage_rates == (1.0, 0.5)
     assert resolve({"segments": "1,3"}).steps == (max(Config().steps),)
     assert resolve({"segments": "1,3", "steps": "5,6"}).steps == (5, 6)
     assert resolve({"segments": "1,3", "steps": 5}).steps == (5,)

@@ -24,8 +24,10 @@ from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run, read_json
 from rmtkit.trainer import make_optimizer
 from rmtkit.training import (
+    Hooks,
     choose_precision,
     first_training_text,
+    make_trainer,
     newest_complete_checkpoint,
     stage_dataset,
     train,
