@@ -166,6 +166,7 @@ def test_commands_keep_what_the_run_was_given(given, tmp_path):
     command = continuation.terminal_command(continuation.continued(config, Run(tmp_path / "a b", config)))
     changes = {"segments": (2 * config.segments[-1],), "steps": (config.steps[-1],), "seed": 1, "run_dir": None}
     changes |= {"backbone": str(tmp_path / "a b" / "model"), "spread_embeddings": False}
+    changes |= {"stage_rates": config.stage_rates[-1:]}
     assert vars(resolve(given_by(command))) == {**vars(config), **changes}
 
 
