@@ -149,8 +149,8 @@ PAPER = dataclasses.replace(
 )  # fmt: skip
 LONG = dataclasses.replace(
     TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(250,),
-    window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.01, memory_learning_rate=1e-3,
-    stage_rates=(1.0,), weight_decay=0.0, decay_share=0.6, precision="fastest", eval_steps=100, validation_samples=128,
+    window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.005, memory_learning_rate=1e-3,
+    stage_rates=(1.0,), weight_decay=0.1, decay_share=0.6, precision="fastest", eval_steps=100, validation_samples=128,
     validation_segments=64, promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
 )  # fmt: skip
 PRESETS = {"smoke": SMOKE, "tiny": TINY, "long": LONG, "paper": PAPER}
