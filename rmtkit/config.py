@@ -119,6 +119,10 @@ class Config:
         """The names in `trackers`."""
         return () if self.trackers == "none" else tuple(name.strip() for name in self.trackers.split(","))
 
+    def of_each_stage(self, numbers: tuple) -> tuple:
+        """`steps` or `stage_rates` as one number for each stage."""
+        return numbers if len(numbers) > 1 else len(self.segments) * numbers
+
     @property
     def is_lowest_best(self) -> bool:
         """Whether a lower `best_metric` is better."""

@@ -44,15 +44,14 @@ class Stage:
 def stages(experiment: Experiment) -> list[Stage]:
     """Return the curriculum of a configuration."""
     config, folder = experiment.config, experiment.run.folder / "checkpoints"
-    count = len(config.segments)
-    steps, rates = (numbers if len(numbers) > 1 else count * numbers for numbers in (config.steps, config.stage_rates))
+    steps, rates = config.of_each_stage(config.steps), config.of_each_stage(config.stage_rates)
     return [
         Stage(
             index,
             num_segments,
             steps[index],
             folder / f"stage-{index}-of-{num_segments}-segments",
-            is_last=index + 1 == count,
+            is_last=index + 1 == len(steps),
             rate=rates[index],
         )
         for index, num_segments in enumerate(config.segments)

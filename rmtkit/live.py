@@ -58,24 +58,28 @@ class TrainingProgress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """Refresh the line."""
-        segments, (index, number) = self.stage.num_segments, (self.stage.index + 1, len(self.run.config.segments))
+        segments = self.stage.num_segments
         self._work += segments * (state.global_step - self._step)
         self._step = state.global_step
         left = segments * (state.max_steps - state.global_step) + self._later
         seconds = (time.monotonic() - self._started) * left / max(1, self._work)
-        self.lines[-1] = (
-            f"stage {index} of {number}, {segments} segments: step {state.global_step}/{state.max_steps}, "
-            f"loss {self._loss}, exact match {self._accuracy}, {self._speed}, "
-            f"at most {timedelta(seconds=round(seconds))} left"
-        )
+        self.lines[-1] = f"{self._reached(state)}, at most {timedelta(seconds=round(seconds))} left"
         self.display.show(self._text())
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Show the last state of the stage, without what only mattered on the way."""
+        """Show what the stage has reached, its last validation included."""
         seconds = timedelta(seconds=round(time.monotonic() - self._started))
-        self.lines[-1] = f"{self.lines[-1].rsplit(', at most', 1)[0]}, ended after {seconds}"
+        self.lines[-1] = f"{self._reached(state)}, ended after {seconds}"
         self.display.show(self._text(), force=True)
         self.image.show(lambda: training_png(self.run), force=True)
+
+    def _reached(self, state) -> str:
+        number, of_all = self.stage.index + 1, len(self.run.config.segments)
+        return (
+            f"stage {number} of {of_all}, {self.stage.num_segments} segments: "
+            f"step {state.global_step}/{state.max_steps}, "
+            f"loss {self._loss}, exact match {self._accuracy}, {self._speed}"
+        )
 
     def _text(self) -> str:
         return "\n".join(self.lines) if self.display.is_in_place else self.lines[-1]
@@ -83,6 +87,6 @@ class TrainingProgress(TrainerCallback):
 
 def _work_after(stage: int, config) -> int:
     """Return what is left after a stage, updates times segments; a stage that is learned ends before that."""
-    steps = config.steps if len(config.steps) > 1 else config.steps * len(config.segments)
+    steps = config.of_each_stage(config.steps)
     later = zip(config.segments[stage + 1 :], steps[stage + 1 :], strict=True)
     return sum(segments * number for segments, number in later)

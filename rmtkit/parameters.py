@@ -11,6 +11,11 @@ import types
 import typing
 from collections.abc import Iterable
 
+EXPECTED = {  # of a value, by the type of its field
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    tuple[int, ...]: "whole numbers such as 1,2,4", tuple[float, ...]: "numbers such as 1,0.5,0.25",
+}  # fmt: skip
+
 
 class ConfigError(ValueError):
     """A parameter that is unknown, of the wrong type or out of range; one line that says what is allowed."""
@@ -74,12 +79,6 @@ def coerce(name: str, value, annotation):
         return _coerce_kind(value, kind)
     except (ValueError, TypeError, SyntaxError, OverflowError):
         raise ConfigError(f"{name} is {value!r}; expected {EXPECTED[kind]}") from None
-
-
-EXPECTED = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text",
-    tuple[int, ...]: "whole numbers such as 1,2,4", tuple[float, ...]: "numbers such as 1,0.5,0.25",
-}  # fmt: skip
 
 
 def _coerce_kind(value, kind):

@@ -160,6 +160,21 @@ def test_time_left_counts_the_later_stages_by_their_segments(monkeypatch):
     assert "step 2/10" in shown.lines[-1] and "at most 0:01:12 left" in shown.lines[-1]
 
 
+def test_last_line_of_a_stage_has_its_last_validation(monkeypatch):
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    config, stage = resolve({"segments": 4}), Stage(0, 4, 10, Path("run/checkpoints/stage"), is_last=True)
+    loader = types.SimpleNamespace(dataset=types.SimpleNamespace(stage=stage, config=config))
+    shown, state = live.TrainingProgress(), types.SimpleNamespace(global_step=0, max_steps=10)
+    shown.on_train_begin(None, state, None, train_dataloader=loader)
+    for accuracy in (0.5, 0.75):
+        state.global_step += 5
+        shown.on_step_end(None, state, None)
+        logs = {"eval_exact_match": accuracy, "eval_low": 0.25, "eval_high": 1.0, "eval_n": 8}
+        shown.on_log(None, state, None, logs=logs)
+    shown.on_train_end(None, state, None)
+    assert "step 10/10, " in shown.lines[-1] and "exact match 0.750 [0.250, 1.000] n=8" in shown.lines[-1]
+
+
 def test_transformers_own_tables_are_off(trained, notebook):
     experiment, _ = trained
     stage = stages(experiment)[0]
