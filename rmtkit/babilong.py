@@ -119,8 +119,12 @@ class BabilongBuilder:
         if self.background is None:
             num_tokens = None
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
-        asked = {"num_extra_questions": num_extra_questions, "num_questions_between": num_questions_between}
-        problem = self._fitting_problem(split, index, num_tokens, max_n_facts, asked)
+        asked = {
+            "num_extra_questions": num_extra_questions,
+            "num_questions_between": num_questions_between,
+            "max_n_facts": max_n_facts,
+        }
+        problem = self._fitting_problem(split, index, num_tokens, asked)
         if num_tokens is not None and background_share < 1:
             num_fixed = self.num_fixed_tokens(problem)
             num_tokens = num_fixed + int(background_share * (num_tokens - num_fixed))
@@ -150,7 +154,7 @@ class BabilongBuilder:
 
     # ------------------------------------------------------------------ which problem
 
-    def _fitting_problem(self, split, index, num_tokens, max_n_facts, asked) -> Problem:
+    def _fitting_problem(self, split, index, num_tokens, asked) -> Problem:
         """Return the problem of this index; one that does not fit is drawn anew (generated) or left out (recorded)."""
         draw = self.problems.problem
         if self.problems.num_problems(split) is not None:
@@ -160,8 +164,6 @@ class BabilongBuilder:
             return draw(split, int(fitting[index % len(fitting)]))
         for attempt in range(MAX_DRAWS):
             problem = draw(split, index + (attempt << 40), **asked)
-            if max_n_facts is not None and len(problem.facts) > max_n_facts:
-                continue
             if num_tokens is None or self.num_fixed_tokens(problem) <= num_tokens:
                 return problem
         raise ValueError(self._too_long(f"none of {MAX_DRAWS} generated problems fits", num_tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from itertools import islice
@@ -29,7 +30,7 @@ def generate_story(task: str, rng: Draws, variation: Variation = ORIGINAL) -> St
     """
     rules = find_task(task, variation)
     world = rules.new_world(rng)
-    questions = tuple(islice(rules.tell_and_ask(world, rng), rules.num_questions))
+    questions = tuple(islice(filter(None, rules.tell_and_ask(world, rng)), rules.num_questions))
     return Story(task, tuple(world.facts), questions)
 
 
@@ -39,6 +40,7 @@ def generate_problem(
     *,
     num_extra_questions: int = 0,
     num_questions_between: int = 0,
+    max_n_facts: int | None = None,
     is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True,
     variation: Variation = ORIGINAL,
     also_ask: tuple[str, ...] = (),
@@ -52,6 +54,7 @@ def generate_problem(
             be asked, the last included; a question may come up again, the first one too. Neither changes the facts
             or the first question.
             also_ask: tasks of the same world (`check_same_world`), whose questions are among those further ones.
+            max_n_facts: the problem is drawn anew if it has more facts, which is noticed while it is told.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that does not exist or has no such variation, or if nothing wanted comes up in
             MAX_DRAWS draws.
@@ -62,7 +65,9 @@ def generate_problem(
     kinds = [rules, *(find_task(name, variation) for name in also_ask)]
     answer = pick(rng, rules.labels) if variation.balance_answers else None
     for _ in range(MAX_DRAWS):
-        world, question, earlier = _draw(kinds, rng, others, num_questions_between, variation.min_n_facts)
+        world, question, earlier = _draw(
+            kinds, rng, others, num_questions_between, variation.min_n_facts, max_n_facts or math.inf
+        )
         if question and answer in (None, question.answer) and is_wanted(tuple(world.facts)):
             possible = _every_question(kinds, world)
             earlier += _some_of(possible, num_questions_between, others)
@@ -85,24 +90,30 @@ def _every_question(kinds: list[Task], world: World) -> list[Question]:
 
 
 def _draw(
-    kinds: list[Task], rng: Draws, others: Draws, num_questions_between: int, min_n_facts: int
+    kinds: list[Task], rng: Draws, others: Draws, num_questions_between: int, min_n_facts: int, max_n_facts: float
 ) -> tuple[World, Question | None, list[Question]]:
     """Tell a story up to one of its questions, or on until it has enough facts. What would follow is not drawn.
 
-    The question is None if the story ends before. It is of the first kind.
+    The question is None if the story ends or has too many facts before. It is of the first kind.
     """
     rules = kinds[0]
     if rules.num_questions is None:
         seed = rng.random()
         whole = random.Random(seed)
-        num_questions = sum(1 for _ in rules.tell_and_ask(rules.new_world(whole), whole))
+        num_questions = sum(1 for _ in filter(None, rules.tell_and_ask(rules.new_world(whole), whole)))
         chosen, rng = int(rng.random() * num_questions), random.Random(seed)
         world = rules.new_world(rng)
     else:
         world = rules.new_world(rng)
         chosen = int(rng.random() * rules.num_questions)
     earlier: dict[int, list[Question]] = {}  # by number of facts
-    for number, question in enumerate(rules.tell_and_ask(world, rng)):
+    number = -1
+    for question in rules.tell_and_ask(world, rng):
+        if len(world.facts) > max_n_facts:
+            break
+        if question is None:
+            continue
+        number += 1
         if number >= chosen and question.num_facts >= min_n_facts:
             earlier.pop(question.num_facts, None)
             return world, question, [q for asked in earlier.values() for q in asked]

@@ -64,12 +64,18 @@ class GeneratedProblems:
         _check_split(split)
 
     def problem(
-        self, split: str, index: int, *, num_extra_questions: int = 0, num_questions_between: int = 0
+        self,
+        split: str,
+        index: int,
+        *,
+        num_extra_questions: int = 0,
+        num_questions_between: int = 0,
+        max_n_facts: int | None = None,
     ) -> Problem:
         """The problem with this index: a pure function of task, seed, split and index.
 
         Args: index from 0, without end;  num_extra_questions, num_questions_between: see `generate_problem`; the facts
-              and the first question do not depend on them.
+              and the first question do not depend on them;  max_n_facts: a limit below that of all problems.
         """
         _check_split(split)
         rng = random.Random(f"{self.task}/{self.seed}/{split}/{index}")
@@ -78,7 +84,8 @@ class GeneratedProblems:
             rng,
             num_extra_questions=num_extra_questions,
             num_questions_between=num_questions_between,
-            is_wanted=lambda facts: not _is_too_long(facts, self.max_n_facts) and split_of(facts) == split,
+            max_n_facts=min((n for n in (self.max_n_facts, max_n_facts) if n is not None), default=None),
+            is_wanted=lambda facts: split_of(facts) == split,
             variation=self.variation,
             also_ask=self.also_ask,
         )

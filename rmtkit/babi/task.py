@@ -38,8 +38,8 @@ class Task(Protocol):
     def new_world(self, rng: Draws) -> World:
         """Return a world of which nothing has been told."""
 
-    def tell_and_ask(self, world: World, rng: Draws) -> Iterator[Question]:
-        """Tell facts, and yield each question at the point of the story where it is asked; may go on for ever."""
+    def tell_and_ask(self, world: World, rng: Draws) -> Iterator[Question | None]:
+        """Tell facts, and yield what is asked at each point of the story; None: nothing. May go on for ever."""
 
     def every_question(self, world: World) -> list[Question]:
         """Return all different questions of the task's kind that the facts told so far answer, each with one answer."""
@@ -61,13 +61,11 @@ class WindowTask:
     num_questions: int = 5
     max_n_facts: int | None = None
 
-    def tell_and_ask(self, world, rng: Draws) -> Iterator[Question]:
-        """Tell facts until a question is possible, and ask it; again and again."""
+    def tell_and_ask(self, world, rng: Draws) -> Iterator[Question | None]:
+        """Tell facts and ask a question if one is possible; again and again."""
         while not world.is_over:
             world.tell(rng)
-            question = self._ask(world, rng)
-            if question:
-                yield question
+            yield self._ask(world, rng)
 
     def every_question(self, world) -> list[Question]:
         """See Task."""
