@@ -47,9 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         if is_main() or not isinstance(error, ConfigError):  # a ConfigError is that of every process
             print(f"rmtkit: {error}", file=sys.stderr)
         return 1 if isinstance(error, ChildError) else 2
+    is_text = isinstance(result, str)
     if is_main():
-        print(json.dumps(result))
-    return 1 if result.get("failed") else 0
+        print(result if is_text else json.dumps(result))
+    return 1 if not is_text and result.get("failed") else 0
 
 
 def _add_train(commands) -> None:
@@ -192,14 +193,18 @@ def _add_reference(commands) -> None:
     command.add_argument("--run", dest="runs", default="", help=runs)
     command.add_argument("--variant", default="", help="what sets it apart from the task's first model")
     command.add_argument("--evaluation", help='the "folder" that evaluate has printed')
+    command.add_argument("--commands", action="store_true", help="print the commands that train it anew, nothing else")
     command.set_defaults(run=_reference)
     command = commands.add_parser("results", help="results.csv and results.png of the reference models' predictions")
     command.set_defaults(run=_results)
 
 
-def _reference(known: argparse.Namespace, fields: dict[str, str]) -> dict:
+def _reference(known: argparse.Namespace, fields: dict[str, str]) -> dict | str:
+    from rmtkit.continuation import commands_of
     from rmtkit.publishing import publish
 
+    if known.commands:
+        return "\n".join(commands_of(known.name))
     runs, config = [run for run in known.runs.split(",") if run], resolve(fields)
     wanted = {name: getattr(config, name) for name in fields}
     return publish(known.name, runs=runs, variant=known.variant, evaluation=known.evaluation, wanted=wanted)

@@ -1,4 +1,4 @@
-"""How to train on from a finished run: more segments, from its model. The next run is a run of its own."""
+"""Commands that train: on from a finished run, to more segments, or a reference model anew, run by run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from rmtkit.config import PROJECT, Config, resolve
+from rmtkit.config import PROJECT, Config, ConfigError, identity, resolve
 from rmtkit.parameters import as_text
-from rmtkit.runs import Run
+from rmtkit.reference import checkpoint_folder
+from rmtkit.runs import Run, read_json
 
 NOT_KEPT = ("run_dir", "checkpoint", "spread_embeddings")  # of this run alone
 
@@ -22,11 +23,38 @@ def continued(config: Config, run: Run) -> dict[str, str]:
     stage = {"segments": (2 * config.segments[-1],), "steps": config.steps[-1:], "stage_rates": config.stage_rates[-1:]}
     backbone = str(run.model_path.expanduser().absolute())
     changes = {"seed": config.seed + 1, "backbone": backbone, **stage}
-    wanted = dataclasses.replace(config, **changes)
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_KEPT]
+    return _differing(dataclasses.replace(config, **changes), names, always=changes)
+
+
+def _differing(config: Config, names, always) -> dict[str, str]:
+    """Return those of the named fields that are not as in the preset, and some always, as text."""
     usual = resolve({"preset": config.preset, "task": config.task})
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in (*NOT_KEPT, "task", "preset")]
-    differing = [name for name in names if name in changes or getattr(wanted, name) != getattr(usual, name)]
-    return {name: as_text(getattr(wanted, name)) for name in ("task", "preset", *differing)}
+    always = {"task", "preset", *always}
+    wanted = ["task", "preset", *(name for name in names if name not in ("task", "preset"))]
+    return {n: as_text(getattr(config, n)) for n in wanted if n in always or getattr(config, n) != getattr(usual, n)}
+
+
+def commands_of(name: str) -> list[str]:
+    """Return shell commands, and comments, that train outputs/reference/`name` anew: a command for each of its runs.
+
+    Each takes the model of the one before as its backbone. What its recipe does not say is as in the preset of now.
+
+    Raises: ConfigError if there is no such model, or its recipe names no runs.
+    """
+    path = checkpoint_folder(f"reference:{name}") / "recipe.json"
+    recipe = read_json(path) if path.is_file() else {}
+    if not recipe.get("runs"):
+        raise ConfigError(f"reference:{name} has no recipe that names runs")
+    lines = [f"# {recipe['note']}"] if "note" in recipe else []
+    for number, run in enumerate(recipe["runs"], start=1):
+        known = {name: value for name, value in run["config"].items() if name in identity(Config())}
+        before = {"backbone": f"outputs/runs/{name}-{number - 1}"} if number > 1 else {}
+        parameters = _differing(resolve({**known, **before}), known, always=("segments", "steps", "stage_rates"))
+        commit = (run.get("environment") or {}).get("commit", "unknown")
+        lines.append(f"# {number} of {len(recipe['runs'])}: commit {commit}, {run['seconds'] / 60:.0f} minutes")
+        lines.append(terminal_command({**parameters, "run_dir": f"outputs/runs/{name}-{number}"}))
+    return lines
 
 
 def notebook_command(parameters: dict[str, str]) -> str:

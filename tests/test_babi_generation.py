@@ -12,6 +12,7 @@ import pytest
 from official_babi import REAL, needs_real_files
 
 from rmtkit.babi import LABELS, TASKS, GeneratedProblems, Variation, generate_problem, generate_story, read_stories
+from rmtkit.babi.household import Household
 
 NUM_STORIES = {"qa1": 1500, "qa2": 1500, "qa3": 1000, "qa4": 4000, "qa5": 1500}
 READ_HERE = tuple(NUM_STORIES)  # the other tasks: babi_solver.py
@@ -520,6 +521,18 @@ def test_stories_do_not_change_with_version_or_platform():
 def test_stories_are_not_repeated():
     stories = {generate_story("qa3", random.Random(f"qa3/{seed}")).facts for seed in range(300)}
     assert len(stories) == 300
+
+
+def test_short_problems_are_those_that_drawing_on_would_have_given(monkeypatch):
+    """Of qa3 few problems are short; a story that is too long already is not told to its end."""
+    rng, lengths = random.Random(0), []
+    while len(lengths) < 400:
+        lengths += [n for n in [len(generate_problem("qa3", rng).facts)] if n <= 16]
+    told, tell = [], Household.tell
+    monkeypatch.setattr(Household, "tell", lambda world, rng: (told.append(len(world.facts)), tell(world, rng)))
+    found = [len(generate_problem("qa3", rng, max_n_facts=16).facts) for _ in range(400)]
+    assert max(found) <= 16 and max(told) <= 16
+    assert abs(np.mean(found) - np.mean(lengths)) < 0.75  # 12.2 +- 0.2 each
 
 
 def test_also_ask_adds_questions_of_other_tasks_and_changes_nothing_else():

@@ -72,7 +72,7 @@ def test_extra_questions_change_nothing_else(make_builder):
 
 
 def test_pieces_are_separated_by_spaces(make_builder, tokenizer):
-    sample = make_builder().sample("train", 0, None, num_extra_questions=1)
+    sample = sample_of_questions(make_builder(), None)
     assert text_of(tokenizer, sample.prompt) == " " + " ".join((*sample.problem.facts, sample.question.text))
     assert text_of(tokenizer, sample.continuation).startswith(f" {sample.question.answer}<|endoftext|> ")
 

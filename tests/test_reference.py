@@ -1,10 +1,14 @@
 """What a checkpoint says of itself."""
 
+import json
+import shlex
+
 import pytest
 
-from rmtkit.config import ConfigError
-from rmtkit.reference import checkpoint_folder, resolve_reference, resolve_trained
-from rmtkit.runs import write_json
+from rmtkit.cli import main
+from rmtkit.config import Config, ConfigError, identity, resolve
+from rmtkit.reference import REFERENCE, checkpoint_folder, reference_names, resolve_reference, resolve_trained
+from rmtkit.runs import read_json, write_json
 
 MODEL = {"model_type": "rmt", "num_memory_tokens": 4, "segment_size": 64}
 RUN = {
@@ -74,3 +78,26 @@ def test_run_folder_stands_for_its_model(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path.parent))
     assert resolve_reference(f"~/{tmp_path.name}") == str(tmp_path / "model")
     assert resolve_reference("gpt2") == "gpt2"
+
+
+@pytest.mark.parametrize("name", sorted(set(reference_names()) - {"backbone"}))
+def test_printed_commands_train_with_the_recorded_settings(name, capsys):
+    """Each begins with the model of the one before; what a recipe says goes before today's preset."""
+    runs, folder = read_json(REFERENCE / name / "recipe.json")["runs"], "outputs/runs"
+    assert main(["reference", "--name", name, "--commands"]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    for number, (run, command) in enumerate(zip(runs, commands, strict=True), start=1):
+        start, options = shlex.split(command)[:4], shlex.split(command)[4:]
+        assert start == ["python", "-m", "rmtkit", "train"]
+        given = dict(option.removeprefix("--").split("=", 1) for option in options)
+        assert given.pop("run_dir") == f"{folder}/{name}-{number}"
+        backbone = f"{folder}/{name}-{number - 1}" if number > 1 else run["config"]["backbone"]
+        found = json.loads(json.dumps(identity(resolve(given))))
+        recorded = {field: value for field, value in run["config"].items() if field in identity(Config())}
+        assert {field: found[field] for field in recorded} == {**recorded, "backbone": backbone}
+
+
+@pytest.mark.parametrize("name, message", [("backbone", "names runs"), ("qa0", "reference models: ")])
+def test_commands_of_a_model_that_no_runs_are_known_of_are_one_line(name, message, capsys):
+    assert main(["reference", "--name", name, "--commands"]) == 2
+    assert message in capsys.readouterr().err
