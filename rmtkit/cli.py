@@ -192,6 +192,7 @@ def _add_reference(commands) -> None:
     runs = "folder of a finished run; of a chain all, with commas between, the first or reference:NAME"
     command.add_argument("--run", dest="runs", default="", help=runs)
     command.add_argument("--variant", default="", help="what sets it apart from the task's first model")
+    command.add_argument("--note", default="", help="what its runs do not tell of how it was made")
     command.add_argument("--evaluation", help='the "folder" that evaluate has printed')
     command.add_argument("--commands", action="store_true", help="print the commands that train it anew, nothing else")
     command.set_defaults(run=_reference)
@@ -207,7 +208,8 @@ def _reference(known: argparse.Namespace, fields: dict[str, str]) -> dict | str:
         return "\n".join(commands_of(known.name))
     runs, config = [run for run in known.runs.split(",") if run], resolve(fields)
     wanted = {name: getattr(config, name) for name in fields}
-    return publish(known.name, runs=runs, variant=known.variant, evaluation=known.evaluation, wanted=wanted)
+    described = {"variant": known.variant, "note": known.note}
+    return publish(known.name, runs=runs, **described, evaluation=known.evaluation, wanted=wanted)
 
 
 def _results(known: argparse.Namespace, fields: dict[str, str]) -> dict:

@@ -31,13 +31,14 @@ COLUMNS = ["task", "split", "index", "length", "num_tokens", "num_facts", "fact_
 SIZES = ["length", "num_tokens", "num_characters", "num_fitting", "num_problems", "precision"]
 
 
-def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", evaluation: str | None = None,
+def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", note: str = "", evaluation: str | None = None,
             wanted: dict | None = None, reference: Path = REFERENCE) -> dict:  # fmt: skip
     """Make outputs/reference/`name` of runs, or add an evaluation to what is there.
 
     Args:    runs: folders of finished runs, in the order of the chain, the first or `reference:NAME` (also the same
              name, whose place the model then takes); none: the model stays;
              variant: what sets the model apart from the task's first one, such as "question at both ends";
+             note: what the runs do not tell; without one, that of the reference model they went on from;
              evaluation: the folder that `rmtkit.experiment.evaluation_folder` named, with records of this model at
              lengths by name; of several for one length those with the most samples are taken;
              wanted: fields that its settings must have, to choose among several;  reference: the folder of them all.
@@ -51,7 +52,7 @@ def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", evaluatio
         raise ConfigError(f"{folder} has no recipe.json; give run=FOLDER, a finished run")
     with _replaced(folder, is_kept=not runs) as new:
         if runs:
-            _copy_runs(runs, new, variant)
+            _copy_runs(runs, new, variant, note)
         if evaluation:
             _copy_evaluation(Path(evaluation).expanduser(), new, wanted or {})
     lengths = [length for length in LENGTHS if (folder / "evaluation" / f"{length}.csv").is_file()]
@@ -84,9 +85,10 @@ class Link:
     model: Path
     runs: list[dict]
     metrics: list[dict]
+    note: str = ""
 
 
-def _copy_runs(names: Sequence[str], new: Path, variant: str) -> None:
+def _copy_runs(names: Sequence[str], new: Path, variant: str, note: str) -> None:
     """Copy the model of the last run and describe how all of them made it."""
     is_reference = str(names[0]).startswith("reference:") and len(names) > 1
     chain = [_link_of_reference(names[0])] if is_reference else []
@@ -103,8 +105,10 @@ def _copy_runs(names: Sequence[str], new: Path, variant: str) -> None:
     write_json(new / "config.json", {**of_model, "backbone_config": without_paths(of_model["backbone_config"])})
     _write_metrics(chain, new)
     runs = [run for link in chain for run in link.runs]
+    note = note or chain[0].note
     recipe = {
         "made_by": "python -m rmtkit reference",
+        **({"note": note} if note else {}),
         "task": runs[-1]["config"]["task"],
         "variant": variant,
         "seed": runs[-1]["config"]["seed"],
@@ -120,10 +124,11 @@ def _link_of_reference(name: str) -> Link:
     """Return a published model that runs went on from, as `_copy_runs` has left it."""
     folder = checkpoint_folder(name)
     verify_weights(folder)
-    if not (runs := read_json(folder / "recipe.json").get("runs")):
+    recipe = read_json(folder / "recipe.json")
+    if not (runs := recipe.get("runs")):
         raise ConfigError(f"the recipe of {name} names no runs; give the first run that began with it as the first")
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return Link(name, folder, runs, [json.loads(line) for line in lines])
+    return Link(name, folder, runs, [json.loads(line) for line in lines], recipe.get("note", ""))
 
 
 def _link_of_run(run: Path) -> Link:

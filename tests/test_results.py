@@ -75,6 +75,7 @@ def test_publish_copies_model_recipe_metrics_and_curve(make_run, tmp_path):
     }
     recipe = read_json(folder / "recipe.json")
     assert (recipe["task"], recipe["seed"], recipe["seconds"], recipe["trained_tokens"]) == ("qa1", 0, 5.0, 128)
+    assert "note" not in recipe
     assert not [path.name for path in folder.glob("*.json*") if str(tmp_path) in path.read_text()]
     assert resolve_trained({"checkpoint": folder}).segment_size == 64
 
@@ -93,12 +94,13 @@ def test_chain_goes_on_from_a_published_model_in_its_own_place(make_run, tmp_pat
     reference = tmp_path / "reference"
     monkeypatch.setattr("rmtkit.reference.REFERENCE", reference)
     first = make_run("first")
-    publish("qa1", runs=[first, make_run("second", seed=1, backbone=str(first / "model"))], reference=reference)
+    chain = [first, make_run("second", seed=1, backbone=str(first / "model"))]
+    publish("qa1", runs=chain, note="by hand before", reference=reference)
     third = make_run("third", seed=2, backbone="reference:qa1", segments=[8])
     publish("qa1", runs=["reference:qa1", third], reference=reference)
     recipe = read_json(reference / "qa1" / "recipe.json")
     assert [run["config"]["seed"] for run in recipe["runs"]] == [0, 1, 2]
-    assert (recipe["seconds"], recipe["trained_tokens"]) == (15.0, 512)
+    assert (recipe["seconds"], recipe["trained_tokens"], recipe["note"]) == (15.0, 512, "by hand before")
     rows = [json.loads(line) for line in (reference / "qa1" / "metrics.jsonl").read_text().splitlines()]
     assert [row["run"] for row in rows] == [0, 1, 2]
     with pytest.raises(ConfigError, match="third began with backbone .*qa1, not with the model of .*first"):
