@@ -123,7 +123,7 @@ class Pace:
 class ReadingProgress:
     """One line while samples are read: tokens so far, tokens/s, time left.
 
-    Args: num_tokens: of all samples in all processes;  each process is taken to read as fast as this one.
+    Args: num_tokens: of all samples in all processes, 0: not known;  each process is taken to read as fast as this one.
     """
 
     def __init__(self, display: Display, label: str, num_tokens: int):
@@ -152,5 +152,7 @@ class ReadingProgress:
     def line(self, seconds: float) -> str:
         """Return the line after so many seconds."""
         done, rate = self._read + self._saved, self._read / max(seconds, 1e-9)
+        if not self.num_tokens:
+            return f"{self.label}: {done:,} tokens read, {rate:,.0f} tokens/s"
         left = f"{timedelta(seconds=round(max(0, self.num_tokens - done) / rate))} left" if rate else "..."
         return f"{self.label}: {done:,} of {self.num_tokens:,} tokens read, {rate:,.0f} tokens/s, {left}"

@@ -160,6 +160,12 @@ def test_reading_progress_counts_its_own_speed_only():
     assert progress.line(4.0) == "10M: 6,000 of 10,000 tokens read, 500 tokens/s, 0:00:08 left"
 
 
+def test_reading_progress_without_a_known_total_promises_no_end():
+    progress = ReadingProgress(Shown(), "0k", 0)
+    progress.add(2_000)
+    assert progress.line(4.0) == "0k: 2,000 tokens read, 500 tokens/s"
+
+
 # ---------------------------------------------------------------- precision
 
 
