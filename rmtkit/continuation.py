@@ -46,7 +46,7 @@ def commands_of(name: str) -> list[str]:
     recipe = read_json(path) if path.is_file() else {}
     if not recipe.get("runs"):
         raise ConfigError(f"reference:{name} has no recipe that names runs")
-    lines = [f"# {recipe['note']}"] if "note" in recipe else []
+    lines = [f"# {line}" for line in recipe.get("note", "").splitlines()]
     for number, run in enumerate(recipe["runs"], start=1):
         known = {name: value for name, value in run["config"].items() if name in identity(Config())}
         before = {"backbone": f"outputs/runs/{name}-{number - 1}"} if number > 1 else {}

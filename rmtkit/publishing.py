@@ -43,13 +43,16 @@ def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", note: str
              lengths by name; of several for one length those with the most samples are taken;
              wanted: fields that its settings must have, to choose among several;  reference: the folder of them all.
     Returns: the folder, the weights' hash, and the lengths evaluated.
-    Raises:  ConfigError if a run is not finished, the chain is none, or the records are of other weights.
+    Raises:  ConfigError if a run is not finished, the chain is none, or the records are of other weights; for a variant
+             or a note without runs.
     """
     folder = reference / name
     if not name or Path(name).name != name or name.startswith("."):
         raise ConfigError(f"name is {name!r}; expected the name of a folder such as qa1 or qa1-seed1")
     if not runs and not (folder / "recipe.json").is_file():
         raise ConfigError(f"{folder} has no recipe.json; give run=FOLDER, a finished run")
+    if not runs and (variant or note):
+        raise ConfigError("variant and note are said of a model when it is made; give its run=FOLDER, too")
     with _replaced(folder, is_kept=not runs) as new:
         if runs:
             _copy_runs(runs, new, variant, note)

@@ -123,6 +123,8 @@ def test_publish_that_fails_leaves_what_was_there(make_run, tmp_path):
     (run / "result.json").unlink()
     with pytest.raises(ConfigError, match="no finished run"):
         publish("qa1", runs=[run], reference=reference)
+    with pytest.raises(ConfigError, match="variant and note are said of a model when it is made"):
+        publish("qa1", note="by hand", reference=reference)
     with pytest.raises(ConfigError, match="has no recipe.json; give run"):
         publish("qa2", evaluation=str(tmp_path), reference=reference)
     assert sorted(path.name for path in reference.rglob("*")) == before
