@@ -11,7 +11,7 @@ from rmtkit.parameters import as_text
 from rmtkit.reference import checkpoint_folder
 from rmtkit.runs import Run, read_json
 
-NOT_KEPT = ("run_dir", "checkpoint", "spread_embeddings")  # of this run alone
+NOT_KEPT = {"run_dir": None, "checkpoint": None, "spread_embeddings": False}  # of this run alone
 
 
 def continued(config: Config, run: Run) -> dict[str, str]:
@@ -23,16 +23,15 @@ def continued(config: Config, run: Run) -> dict[str, str]:
     stage = {"segments": (2 * config.segments[-1],), "steps": config.steps[-1:], "stage_rates": config.stage_rates[-1:]}
     backbone = str(run.model_path.expanduser().absolute())
     changes = {"seed": config.seed + 1, "backbone": backbone, **stage}
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_KEPT]
-    return _differing(dataclasses.replace(config, **changes), names, always=changes)
+    return _differing(dataclasses.replace(config, **NOT_KEPT, **changes), always=changes)
 
 
-def _differing(config: Config, names, always) -> dict[str, str]:
-    """Return those of the named fields that are not as in the preset, and some always, as text."""
+def _differing(config: Config, always) -> dict[str, str]:
+    """Return the fields that are not as in the preset, and some always, as text; task and preset first."""
     usual = resolve({"preset": config.preset, "task": config.task})
-    always = {"task", "preset", *always}
-    wanted = ["task", "preset", *(name for name in names if name not in ("task", "preset"))]
-    return {n: as_text(getattr(config, n)) for n in wanted if n in always or getattr(config, n) != getattr(usual, n)}
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in ("task", "preset")]
+    differing = [name for name in names if name in always or getattr(config, name) != getattr(usual, name)]
+    return {name: as_text(getattr(config, name)) for name in ("task", "preset", *differing)}
 
 
 def commands_of(name: str) -> list[str]:
@@ -46,11 +45,11 @@ def commands_of(name: str) -> list[str]:
     recipe = read_json(path) if path.is_file() else {}
     if not recipe.get("runs"):
         raise ConfigError(f"reference:{name} has no recipe that names runs")
-    lines = [f"# {line}" for line in recipe.get("note", "").splitlines()]
+    fields, lines = identity(Config()), [f"# {line}" for line in recipe.get("note", "").splitlines()]
     for number, run in enumerate(recipe["runs"], start=1):
-        known = {name: value for name, value in run["config"].items() if name in identity(Config())}
+        known = {field: value for field, value in run["config"].items() if field in fields}
         before = {"backbone": f"outputs/runs/{name}-{number - 1}"} if number > 1 else {}
-        parameters = _differing(resolve({**known, **before}), known, always=("segments", "steps", "stage_rates"))
+        parameters = _differing(resolve({**known, **before}), always=("segments", "steps", "stage_rates"))
         commit = (run.get("environment") or {}).get("commit", "unknown")
         lines.append(f"# {number} of {len(recipe['runs'])}: commit {commit}, {run['seconds'] / 60:.0f} minutes")
         lines.append(terminal_command({**parameters, "run_dir": f"outputs/runs/{name}-{number}"}))
