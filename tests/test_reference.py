@@ -101,3 +101,17 @@ def test_printed_commands_train_with_the_recorded_settings(name, capsys):
 def test_commands_of_a_model_that_no_runs_are_known_of_are_one_line(name, message, capsys):
     assert main(["reference", "--name", name, "--commands"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_printed_commands_keep_steps_and_rates_that_other_segments_would_change(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rmtkit.reference.REFERENCE", tmp_path)
+    usual = resolve({"preset": "tiny"})
+    config = json.loads(json.dumps({**identity(usual), "segments": [1, 2, 3]}))
+    (tmp_path / "mine").mkdir()
+    write_json(tmp_path / "mine" / "config.json", MODEL)
+    write_json(tmp_path / "mine" / "recipe.json", {"note": "one\ntwo", "runs": [{"config": config, "seconds": 120}]})
+    assert main(["reference", "--name", "mine", "--commands"]) == 0
+    *comments, command = capsys.readouterr().out.splitlines()
+    assert comments == ["# one", "# two", "# 1 of 1: commit unknown, 2 minutes"]
+    found = resolve(dict(option.removeprefix("--").split("=", 1) for option in shlex.split(command)[4:]))
+    assert (found.segments, found.steps, found.stage_rates) == ((1, 2, 3), usual.steps, usual.stage_rates)
