@@ -274,7 +274,8 @@ def depth_table(records: pd.DataFrame) -> pd.DataFrame:
 def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, *, has_published: bool = False):
     """Draw accuracy by length with what answers without reading get, and save it as accuracy_by_length.png.
 
-    Args:    records: of `evaluate_lengths`;  problems: of the builder;  folder: where the figure goes;
+    Args:    records: of `evaluate_lengths`;  folder: where the figure goes;
+             problems: of the builder; without training problems there is no answer without reading to draw;
              has_published: draw published curves beside: at lengths by name `rmtkit.results.published_series`, in
              segments the authors' log of the task.
     Returns: the figure.
@@ -282,7 +283,9 @@ def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, 
     from rmtkit.plotting import plot_accuracy_by_length, plot_results
 
     table, trained = length_table(records), max(config.segments)
-    floor = accuracy_table(baseline_records(problems), "baseline").set_index("baseline")["accuracy"].to_dict()
+    floor = {}
+    if problems.has_split("train"):  # a folder of recorded test problems is enough for the rest
+        floor = accuracy_table(baseline_records(problems), "baseline").set_index("baseline")["accuracy"].to_dict()
     if "length" in table:
         sizes = dict.fromkeys(config.tasks, trained * config.segment_size)
         published = published_series() if has_published else None

@@ -97,6 +97,8 @@ def test_recorded_problems_need_only_the_file_that_is_asked_for(tmp_path):
     write_stories([Story("qa9", ("Ann sat.",), (Question("Is Ann up?", "no", 1, (0,)),))], tmp_path / "qa9_x_test.txt")
     source = RecordedProblems(tmp_path, "qa9", seed=0)
     assert source.num_problems("test") == 1
+    assert [source.has_split(split) for split in SPLITS] == [False, False, True]
+    assert not MixedProblems([source]).has_split("train") and GeneratedProblems("qa9", seed=0).has_split("train")
     with pytest.raises(ValueError, match="no qa9_.*_train"):
         source.num_problems("train")
 

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from rmtkit.babi import Question, Story, write_stories
 from rmtkit.cli import main
 from rmtkit.config import Config
 from rmtkit.runs import read_json
@@ -41,6 +42,12 @@ def test_train_and_evaluate_write_what_the_notebooks_write(tmp_path, library, ca
     assert status == 0 and evaluated["tests"] == result["tests"] and evaluated["folder"] == str(folder)
     by_depth = pd.read_csv(folder / "accuracy_by_depth.csv")
     assert by_depth["n"].sum() == 8 and len(pd.read_csv(folder / "accuracy_by_length.csv")) == 2
+
+    told = Story("qa1", ("Mary went to the garden.",), (Question("Where is Mary?", "garden", 1, (0,)),))
+    write_stories([told], tmp_path / "qa1_x_test.txt")  # there is no training file
+    options = [*options, "--checkpoint", folder, "--babi_path", tmp_path]
+    status, out, _ = run(capsys, "evaluate", "--task", "qa1", *options)
+    assert status == 0 and [row["n"] for row in json.loads(out)["tests"]] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

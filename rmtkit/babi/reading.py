@@ -31,6 +31,10 @@ class BabiFormatError(ValueError):
     """A file that is not in the bAbI format: FILE:LINE: what is wrong, and what was expected."""
 
 
+class MissingStoriesError(ValueError):
+    """A folder or archive without a file of the task and split."""
+
+
 def read_stories(path: str | os.PathLike, task: str, split: str = "test") -> list[Story]:
     """Read all stories of one task.
 
@@ -47,6 +51,15 @@ def read_stories(path: str | os.PathLike, task: str, split: str = "test") -> lis
         raise ValueError(f"split {split!r} does not exist; a file is of split {', '.join(FILE_SPLITS)}")
     text, source = _find(_download() if path == "hub" else Path(path).expanduser(), task, split)
     return parse_stories(_lines(text, source), task, source)
+
+
+def has_stories(path: str | os.PathLike, task: str, split: str) -> bool:
+    """Return whether there is a file of a task and split where `read_stories` would look for it."""
+    try:
+        _find(_download() if path == "hub" else Path(path).expanduser(), task, split)
+    except MissingStoriesError:
+        return False
+    return True
 
 
 def has_space_before_tab(task: str) -> bool:
@@ -174,7 +187,7 @@ def _find(path: Path, task: str, split: str) -> tuple[bytes, str]:
         content = _read_member(path, wanted)
         if content is not None:
             return content, f"{path}:{ENGLISH}/{task}_*_{split}.txt"
-    raise ValueError(
+    raise MissingStoriesError(
         f"no {task}_*_{split}.txt in {str(path)!r} (looked in the folder, in {ENGLISH}/ below it, or in {ENGLISH}/ of "
         f"the archive); give a folder or archive of bAbI v1.2 as babi_path, or use generated stories"
     )

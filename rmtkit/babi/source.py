@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmtkit.babi.generation import check_same_world, generate_problem
-from rmtkit.babi.reading import read_stories
+from rmtkit.babi.reading import has_stories, read_stories
 from rmtkit.babi.story import Problem, Story, problems
 from rmtkit.babi.tasks import ORIGINAL, Variation, find_task
 
@@ -58,6 +58,11 @@ class GeneratedProblems:
         self.max_n_facts = max_n_facts
         self.variation = variation
         self.also_ask = also_ask
+
+    def has_split(self, split: str) -> bool:
+        """True: every split is drawn from the rules."""
+        _check_split(split)
+        return True
 
     def num_problems(self, split: str) -> None:
         """None: there is no end."""
@@ -110,6 +115,11 @@ class RecordedProblems:
         self.seed = seed
         self.max_n_facts = max_n_facts  # problems with more facts are left out
         self._recorded: dict[str, list[Problem]] = {}  # by split
+
+    def has_split(self, split: str) -> bool:
+        """Return whether there is a file for it: those who only test may have no training file."""
+        _check_split(split)
+        return has_stories(self.path, self.task, "test" if split == "test" else "train")
 
     def num_problems(self, split: str) -> int:
         """How many there are; indices beyond start again from the first."""
@@ -165,6 +175,10 @@ class MixedProblems:
         self.sources = tuple(sources)
         self.max_n_facts = self.sources[0].max_n_facts
         self._places: dict[str, list[tuple[int, int]]] = {}  # by split: source and index of each recorded problem
+
+    def has_split(self, split: str) -> bool:
+        """Return whether every task has it."""
+        return all(source.has_split(split) for source in self.sources)
 
     def num_problems(self, split: str) -> int | None:
         """How many there are; None if there is no end."""
