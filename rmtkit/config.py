@@ -279,6 +279,8 @@ def _check_training(config: Config) -> None:
             f"window reads texts on and on, with growth none and question_position last, not {config.growth} and "
             f"{config.question_position}"
         )
+    if config.growth == "facts" and config.babi_path is not None:
+        raise ConfigError("growth facts needs generated stories; recorded ones (babi_path) have the facts they have")
     if config.distraction and not config.window:
         raise ConfigError("distraction is of texts read on and on; give a window too, such as 4")
     if config.max_grad_norm and config.max_grad_value:

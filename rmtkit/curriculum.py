@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.config import Config
-from rmtkit.experiment import NUM_PROBES, Experiment, prompt_size
+from rmtkit.experiment import Experiment, prompt_size
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ class StageDataset(Dataset):
         self.stage = stage
         self.first_index = stage.index << 32  # no stage repeats another's samples
         self.grown_at: list[int] = []  # batches from which on samples are harder; see GrowthCallback
-        self.fewest_facts = 0
-        if config.growth == "facts":
-            self.fewest_facts = min(len(builder.problems.problem("train", i).facts) for i in range(NUM_PROBES))
 
     def __len__(self) -> int:
         return self.stage.max_steps * self.config.batch_size
@@ -100,7 +97,7 @@ class StageDataset(Dataset):
     def _growth(self, level: int) -> dict:
         """Return how easy the samples of a level are: two facts more a level, or a tenth of the background."""
         if self.config.growth == "facts":
-            return {"max_n_facts": self.fewest_facts + 2 * level}
+            return {"max_n_facts": self.builder.problems.fewest_facts + 2 * level}
         if self.config.growth == "background":
             return {"background_share": min(1.0, level / 10)}
         return {}

@@ -131,6 +131,15 @@ def test_mixed_generated_problems_alternate_and_stay_with_their_task_when_drawn_
     assert mixed.problem("train", 4) == GeneratedProblems("qa7", seed=0).problem("train", 4)
 
 
+def test_mixed_problems_of_few_facts_are_the_shortest_of_tasks_that_need_more():
+    sources = [GeneratedProblems(task, seed=0) for task in ("qa1", "qa16", "qa3")]
+    fewest = {source.task: source.fewest_facts for source in sources}
+    mixed = MixedProblems(sources)
+    assert fewest["qa1"] == 2 and fewest["qa16"] == 9 and fewest["qa3"] > 2 and mixed.fewest_facts == 2
+    for problem in (mixed.problem("train", index, max_n_facts=4) for index in range(12)):
+        assert len(problem.facts) <= max(4, fewest[problem.task])
+
+
 def test_mixed_recorded_problems_come_once_each(tmp_path):
     for task, count in (("qa4", 30), ("qa17", 2)):
         stories = [generate_story(task, random.Random(i)) for i in range(count)]

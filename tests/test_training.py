@@ -175,6 +175,11 @@ def test_samples_grow_with_every_level(small, tmp_path, growth):
         assert background[0] < background[1] < background[2] and max(facts) == 10
 
 
+def test_facts_of_recorded_stories_cannot_grow(tmp_path):
+    with pytest.raises(ConfigError, match="growth facts needs generated stories"):
+        resolve({"preset": "smoke", "growth": "facts", "babi_path": str(tmp_path)})
+
+
 def test_samples_grow_where_the_log_says_solved(small, tmp_path):
     experiment = make_experiment(small, tmp_path, growth="facts", growth_loss=0.5)
     dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[0])

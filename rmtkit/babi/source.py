@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
@@ -14,6 +15,7 @@ from rmtkit.babi.story import Problem, Story, problems
 from rmtkit.babi.tasks import ORIGINAL, Variation, find_task
 
 SPLITS = ("train", "validation", "test")
+NUM_PROBES = 200  # problems looked at for how short they can be
 _SPLIT_OF_BUCKET = ("train",) * 8 + ("validation", "test")
 
 
@@ -58,6 +60,11 @@ class GeneratedProblems:
         self.max_n_facts = max_n_facts
         self.variation = variation
         self.also_ask = also_ask
+
+    @functools.cached_property
+    def fewest_facts(self) -> int:
+        """The facts of the shortest of the first `NUM_PROBES` training problems: 2 in qa1, 9 in qa16."""
+        return min(len(self.problem("train", index).facts) for index in range(NUM_PROBES))
 
     def has_split(self, split: str) -> bool:
         """True: every split is drawn from the rules."""
@@ -176,6 +183,11 @@ class MixedProblems:
         self.max_n_facts = self.sources[0].max_n_facts
         self._places: dict[str, list[tuple[int, int]]] = {}  # by split: source and index of each recorded problem
 
+    @property
+    def fewest_facts(self) -> int:
+        """The facts of the shortest problem of any task."""
+        return min(source.fewest_facts for source in self.sources)
+
     def has_split(self, split: str) -> bool:
         """Return whether every task has it."""
         return all(source.has_split(split) for source in self.sources)
@@ -186,9 +198,15 @@ class MixedProblems:
         return None if None in sizes else sum(sizes)
 
     def problem(self, split: str, index: int, **asked) -> Problem:
-        """The problem with this index; the options are those of the sources."""
+        """The problem with this index; the options are those of the sources.
+
+        Args: max_n_facts: a limit below that of all problems; a task whose problems all have more takes its shortest.
+        """
         if self.num_problems(split) is None:
-            return self.sources[index % 2**40 % len(self.sources)].problem(split, index, **asked)
+            source = self.sources[index % 2**40 % len(self.sources)]
+            if asked.get("max_n_facts"):
+                asked["max_n_facts"] = max(asked["max_n_facts"], source.fewest_facts)
+            return source.problem(split, index, **asked)
         if split not in self._places:
             places = [(i, n) for n, source in enumerate(self.sources) for i in range(source.num_problems(split))]
             self._places[split] = sorted(places)
