@@ -64,6 +64,15 @@ def test_answer_has_text_and_counts_of_the_server():
     assert answer == Answer("kitchen", None, "", "stop", num_prompt_tokens=11, num_answer_tokens=2, num_attempts=1)
 
 
+def test_odd_values_of_a_server_become_what_a_table_can_hold():
+    reply = Reply(
+        '{"choices": [{"message": {"content": "kit\\ud83d"}, "finish_reason": 3}], "usage": {"prompt_tokens": "9"}}'
+    )
+    with FaultyServer(otherwise=reply) as server:
+        answer = only_answer(server)
+    assert answer == Answer("kit?", None, "", "3", num_prompt_tokens=None, num_answer_tokens=None, num_attempts=1)
+
+
 def test_chat_request_is_greedy_and_has_the_system_message():
     with FaultyServer() as server:
         list(serve(server, max_answer_tokens=7).answer([ask("where?", system="Be short.")]))
@@ -300,6 +309,7 @@ ECHOES = {
     "an answer": completion(f"your key is {KEY}"),
     "a broken answer": Reply(f'{{"Authorization": "Bearer {KEY}"'),
     "a refusal": completion(None, refusal=f"not with {KEY}"),
+    "a reason to end": completion(finish_reason=f"stop {KEY}"),
 }
 
 

@@ -122,7 +122,7 @@ class ServedModel:
                     if not asked:
                         return
                     done = _first(asked)
-                    yield asked.pop(done), _without_key(done.result(), key)
+                    yield asked.pop(done), _harmless(done.result(), key)
             finally:
                 for request in asked:
                     request.cancel()
@@ -282,9 +282,9 @@ def _read(response, chat: bool) -> Answer:
         refusal = message.get("refusal") or ""
         usage = body.get("usage") or {}
         known = Answer(
-            finish_reason=choice.get("finish_reason"),
-            num_prompt_tokens=usage.get("prompt_tokens"),
-            num_answer_tokens=usage.get("completion_tokens"),
+            finish_reason=_text_or_none(choice.get("finish_reason")),
+            num_prompt_tokens=_count_or_none(usage.get("prompt_tokens")),
+            num_answer_tokens=_count_or_none(usage.get("completion_tokens")),
         )
         if not isinstance(text, str):
             raise TypeError("the text of the choice is none")
@@ -297,9 +297,19 @@ def _read(response, chat: bool) -> Answer:
     return replace(known, text=text)
 
 
-def _without_key(answer: Answer, key: str) -> Answer:
-    """Return an answer in which the key does not occur, its detail in one short line."""
-    text, detail = answer.text, answer.detail
+def _text_or_none(value) -> str | None:
+    return None if value is None else str(value)
+
+
+def _count_or_none(value) -> int | None:
+    return value if type(value) is int else None
+
+
+def _harmless(answer: Answer, key: str) -> Answer:
+    """Return an answer in which the key does not occur, that a file in UTF-8 can hold, its detail in one short line."""
+    texts = {name: getattr(answer, name) or "" for name in ("text", "detail", "finish_reason")}
     if len(key) >= SHORTEST_KEY:
-        text, detail = text.replace(key, HIDDEN), detail.replace(key, HIDDEN)
-    return replace(answer, text=text, detail=" ".join(detail.split())[:DETAIL_SIZE])
+        texts = {name: text.replace(key, HIDDEN) for name, text in texts.items()}
+    texts = {name: text.encode(errors="replace").decode() for name, text in texts.items()}  # JSON may have half a pair
+    texts["detail"] = " ".join(texts["detail"].split())[:DETAIL_SIZE]
+    return replace(answer, **{**texts, "finish_reason": texts["finish_reason"] or None})
