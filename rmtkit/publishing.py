@@ -102,12 +102,14 @@ def _copy_runs(names: Sequence[str], new: Path, variant: str, note: str) -> None
             raise ConfigError(
                 f"{link.name} began with backbone {backbone}, not with the model of {before.name}; give the chain"
             )
+    runs = [{**run, "config": without_paths(run["config"])} for link in chain for run in link.runs]
+    if twice := [number for number, run in enumerate(runs) if run in runs[:number]]:
+        raise ConfigError(f"run {twice[0] + 1} of the chain is in it before; {chain[0].name} has it already")
     for path in sorted(chain[-1].model.iterdir()):
         shutil.copyfile(path, new / path.name)
     of_model = read_json(new / "config.json")  # transformers notes there where the backbone was loaded from
     write_json(new / "config.json", {**of_model, "backbone_config": without_paths(of_model["backbone_config"])})
     _write_metrics(chain, new)
-    runs = [run for link in chain for run in link.runs]
     note = note or chain[0].note
     recipe = {
         "made_by": "python -m rmtkit reference",
@@ -118,7 +120,7 @@ def _copy_runs(names: Sequence[str], new: Path, variant: str, note: str) -> None
         "seconds": round(sum(run["seconds"] for run in runs), 1),
         "trained_tokens": max(run["trained_tokens"] for run in runs),
         "sha256": {path.name: sha256(path) for path in sorted(new.glob("*.safetensors"))},
-        "runs": [{**run, "config": without_paths(run["config"])} for run in runs],
+        "runs": runs,
     }
     write_json(new / "recipe.json", recipe)
 

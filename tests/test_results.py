@@ -103,6 +103,8 @@ def test_chain_goes_on_from_a_published_model_in_its_own_place(make_run, tmp_pat
     assert (recipe["seconds"], recipe["trained_tokens"], recipe["note"]) == (15.0, 512, "by hand before")
     rows = [json.loads(line) for line in (reference / "qa1" / "metrics.jsonl").read_text().splitlines()]
     assert [row["run"] for row in rows] == [0, 1, 2]
+    with pytest.raises(ConfigError, match="run 4 of the chain is in it before; reference:qa1 has it already"):
+        publish("qa1", runs=["reference:qa1", third], reference=reference)
     with pytest.raises(ConfigError, match="third began with backbone .*qa1, not with the model of .*first"):
         publish("qa1", runs=[first, third], reference=reference)
     (reference / "qa1" / "model.safetensors").write_bytes(b"x")
