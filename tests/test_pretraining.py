@@ -1,8 +1,12 @@
-"""The backbone's notebook says how its steps went by their validations."""
+"""What the backbone is taught, and how its notebook says by their validations how the steps went."""
 
 import json
 
-from rmtkit.pretraining import findings, validations
+from rmtkit.babi import TASKS
+from rmtkit.config import resolve
+from rmtkit.curriculum import StageDataset, stages
+from rmtkit.experiment import prepare
+from rmtkit.pretraining import curriculum, findings, validations
 
 
 def write(folder, number, *accuracies):
@@ -31,3 +35,12 @@ def test_findings_say_when_a_step_was_learned_and_when_not(tmp_path):
     assert "facts alone: 40.0 [30.0, 100.0] % (n=20) after 50 updates, 85.0 [" in first
     assert first.endswith("At 90 % or more first after 100.")
     assert "in background wiki" in second and second.endswith("At 90 % or more never.")
+
+
+def test_facts_of_all_tasks_can_be_learned_together(tmp_path):
+    step = curriculum(resolve({"task": "all"}))[0]
+    experiment = prepare(resolve({**step, "task": "all", "backbone": "reference:backbone", "outputs_dir": tmp_path}))
+    dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[0])
+    problems = [dataset[index].problem for index in range(len(TASKS))]
+    assert [problem.task for problem in problems] == list(TASKS)
+    assert max(len(problem.facts) for problem in problems) < 20  # as few as there are
