@@ -49,14 +49,14 @@ def read_stories(path: str | os.PathLike, task: str, split: str = "test") -> lis
         raise ValueError(f"task {task!r} does not exist; the tasks are {', '.join(TASKS)}")
     if split not in FILE_SPLITS:
         raise ValueError(f"split {split!r} does not exist; a file is of split {', '.join(FILE_SPLITS)}")
-    text, source = _find(_download() if path == "hub" else Path(path).expanduser(), task, split)
+    text, source = _find(path, task, split)
     return parse_stories(_lines(text, source), task, source)
 
 
 def has_stories(path: str | os.PathLike, task: str, split: str) -> bool:
     """Return whether there is a file of a task and split where `read_stories` would look for it."""
     try:
-        _find(_download() if path == "hub" else Path(path).expanduser(), task, split)
+        _find(path, task, split)
     except MissingStoriesError:
         return False
     return True
@@ -170,8 +170,9 @@ def _lines(text: bytes, source: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _find(path: Path, task: str, split: str) -> tuple[bytes, str]:
+def _find(path: str | os.PathLike, task: str, split: str) -> tuple[bytes, str]:
     """The content of the file that is meant, and what to call it in an error."""
+    path = _download() if path == "hub" else Path(path).expanduser()
     wanted = re.compile(rf"{task}(_.*)?_{split}\.txt")
     if path.is_dir():
         folders = (path / ENGLISH, path / "tasks_1-20_v1-2" / ENGLISH, path)

@@ -307,9 +307,14 @@ def _count_or_none(value) -> int | None:
 
 def _harmless(answer: Answer, key: str) -> Answer:
     """Return an answer in which the key does not occur, that a file in UTF-8 can hold, its detail in one short line."""
-    texts = {name: getattr(answer, name) or "" for name in ("text", "detail", "finish_reason")}
-    if len(key) >= SHORTEST_KEY:
-        texts = {name: text.replace(key, HIDDEN) for name, text in texts.items()}
-    texts = {name: text.encode(errors="replace").decode() for name, text in texts.items()}  # JSON may have half a pair
-    texts["detail"] = " ".join(texts["detail"].split())[:DETAIL_SIZE]
-    return replace(answer, **{**texts, "finish_reason": texts["finish_reason"] or None})
+
+    def clean(text: str) -> str:
+        shown = text.replace(key, HIDDEN) if len(key) >= SHORTEST_KEY else text
+        return shown.encode(errors="replace").decode()  # JSON may have half of a surrogate pair
+
+    return replace(
+        answer,
+        text=clean(answer.text),
+        detail=" ".join(clean(answer.detail).split())[:DETAIL_SIZE],
+        finish_reason=answer.finish_reason and clean(answer.finish_reason),
+    )
