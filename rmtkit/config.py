@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rmtkit.lengths import LENGTHS
+from rmtkit.lengths import LENGTHS, lengths_up_to
 from rmtkit.parameters import ConfigError, check_bound, check_choice, read_fields
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -91,6 +91,7 @@ class Config:
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
     max_length: str | None = field(default=None, metadata=PLACE)  # test at the named lengths up to this: 0k, 1k .. 10M
+    min_length: str = field(default="0k", metadata=PLACE)  # and from this one on: machines can share the lengths
     num_samples: int | None = field(default=None, metadata=PLACE)  # of each of these; None: 500, from 256k 100, 10M 20
     test_batch_size: int = field(default=64, metadata=PLACE)  # samples side by side
     scoring: str = field(default="exact_match", metadata=PLACE)  # exact_match, babilong_labels, substring, lm_eval
@@ -299,8 +300,11 @@ def _check_training(config: Config) -> None:
 
 
 def _check_lengths(config: Config) -> None:
-    if config.max_length not in (None, *LENGTHS):
-        raise ConfigError(f"max_length is {config.max_length!r}; allowed: {', '.join(LENGTHS)}")
+    for name, allowed in (("max_length", (None, *LENGTHS)), ("min_length", LENGTHS)):
+        if getattr(config, name) not in allowed:
+            raise ConfigError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(LENGTHS)}")
+    if config.min_length not in lengths_up_to(config.max_length or "0k"):
+        raise ConfigError(f"min_length {config.min_length} needs a max_length as long, not {config.max_length}")
     if config.max_length is None and config.num_samples is not None:
         raise ConfigError(
             "num_samples counts samples of the lengths up to max_length; of test_segments test_samples does"

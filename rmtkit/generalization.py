@@ -20,7 +20,7 @@ import pandas as pd
 
 from rmtkit.babi import Problem
 from rmtkit.babilong import BabilongBuilder
-from rmtkit.config import Config, identity
+from rmtkit.config import Config, ConfigError, identity
 from rmtkit.evaluation import accuracy_table
 from rmtkit.evaluator import Evaluator
 from rmtkit.experiment import model_folder, prompt_size
@@ -63,10 +63,11 @@ class Length:
 
 
 def lengths_asked(config: Config) -> list[Length]:
-    """Return the lengths to test at: those by name up to `max_length`, without it those in `test_segments`."""
+    """Return the lengths to test at: by name from `min_length` to `max_length`, without it those in `test_segments`."""
     if config.max_length is None:
         return [Length(None, n, prompt_size(config, n), config.test_samples) for n in config.test_segments]
-    return [_named_length(config, name) for name in lengths_up_to(config.max_length)]
+    names = [name for name in lengths_up_to(config.max_length) if TOKENS[name] >= TOKENS[config.min_length]]
+    return [_named_length(config, name) for name in names]
 
 
 def _named_length(config: Config, name: str) -> Length:
@@ -111,7 +112,10 @@ def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder,
 
 
 def _usable_lengths(config: Config, builder: BabilongBuilder) -> list[Length]:
-    """Return the lengths asked for; of those by name only the ones at which some problem's facts fit."""
+    """Return the lengths asked for; of those by name only the ones at which some problem's facts fit.
+
+    Raises: ConfigError if that is none.
+    """
     lengths = lengths_asked(config)
     if config.max_length is None:
         return lengths
@@ -119,7 +123,10 @@ def _usable_lengths(config: Config, builder: BabilongBuilder) -> list[Length]:
     for length, fitting, total in zip(lengths, counts["num_fitting"], counts["num_problems"], strict=True):
         if fitting < total and is_main():
             print(f"{length.label}: of {total} test problems {fitting} fit; the others are left out", file=sys.stderr)
-    return [length for length, fitting in zip(lengths, counts["num_fitting"], strict=True) if fitting]
+    usable = [length for length, fitting in zip(lengths, counts["num_fitting"], strict=True) if fitting]
+    if not usable:
+        raise ConfigError(f"no test problem of {config.task} fits {lengths[-1].label}; give a longer max_length")
+    return usable
 
 
 def _as_records(rows: list[dict], length: Length) -> pd.DataFrame:

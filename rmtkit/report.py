@@ -125,9 +125,11 @@ def _lengths_evaluated(folder: Path) -> dict:
     about = [found for found in about if found.get("length") and found.get("weights") == weights]
     if not about:
         return {}
-    last = max(about, key=lambda found: (LENGTHS.index(found["length"]), found["num_samples"]))
+    by_length = sorted(about, key=lambda found: (LENGTHS.index(found["length"]), found["num_samples"]))
+    first, last = by_length[0], by_length[-1]
     is_usual = last["num_samples"] == default_samples(last["length"])
-    return {"max_length": last["length"], **({} if is_usual else {"num_samples": last["num_samples"]})}
+    return {"min_length": first["length"], "max_length": last["length"],
+            **({} if is_usual else {"num_samples": last["num_samples"]})}  # fmt: skip
 
 
 def _of_reference(what: str, notebooks: Sequence[str], overrides: dict, scratch: Path) -> tuple[Path, dict[str, dict]]:

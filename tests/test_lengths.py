@@ -1,5 +1,7 @@
 """Lengths by name: how many tokens and samples they mean, which problems fit, how records of them are grouped."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -26,6 +28,10 @@ def test_lengths_are_the_benchmarks():
     assert LENGTHS == ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k", "1M", "10M")
     assert lengths_up_to("4k") == ("0k", "1k", "2k", "4k")
     assert [-(-TOKENS[name] // 512) for name in ("4k", "128k", "1M", "10M")] == [8, 256, 2048, 19532]
+
+
+def test_lengths_asked_begin_with_min_length():
+    assert [length.name for length in asked(max_length="4k", min_length="2k")] == ["2k", "4k"]
 
 
 def test_lengths_asked_fill_whole_segments_but_for_the_answer():
@@ -57,6 +63,9 @@ def test_lengths_in_segments_stay_as_they_are():
     "parameters, message",
     [
         ({"max_length": "3k"}, "max_length is '3k'; allowed: 0k, 1k"),
+        ({"max_length": "4k", "min_length": "3k"}, "min_length is '3k'; allowed: 0k, 1k"),
+        ({"max_length": "4k", "min_length": "8k"}, "min_length 8k needs a max_length as long, not 4k"),
+        ({"min_length": "1k"}, "min_length 1k needs a max_length as long, not None"),
         ({"num_samples": 5}, "num_samples counts samples of the lengths up to max_length"),
         ({"max_length": "1k", "background": "none"}, "facts alone, which is max_length 0k"),
         ({"max_length": "1k", "num_samples": 0}, "num_samples is 0; expected at least 1"),
@@ -97,6 +106,21 @@ def test_records_name_their_length_and_are_kept(evaluated):
     assert (records["num_tokens"][:3] < 200).all() and (records["num_tokens"][3:] == 1008).all()
     again = evaluate_lengths(config, None, None, builder, folder)  # all from disk: no model is needed
     pd.testing.assert_frame_equal(again, records)
+
+
+def test_lengths_from_min_length_on_have_the_same_records(evaluated, model, make_builder, tokenizer, tmp_path):
+    config, _, records, _ = evaluated
+    later = dataclasses.replace(config, min_length="1k")
+    found = evaluate_lengths(later, model, tokenizer, make_builder(answer_size=16), tmp_path / "later")
+    pd.testing.assert_frame_equal(found, records[3:].reset_index(drop=True))
+
+
+def test_lengths_that_hold_no_problem_are_refused(model, make_builder, tokenizer, tmp_path, monkeypatch):
+    builder = make_builder()
+    monkeypatch.setattr(builder, "num_fixed_tokens", lambda problem: 5000)
+    config = resolve({"min_length": "1k", "max_length": "2k", "num_samples": 1})
+    with pytest.raises(ConfigError, match="no test problem of qa1 fits 2k; give a longer max_length"):
+        evaluate_lengths(config, model, tokenizer, builder, tmp_path)
 
 
 def test_speed_and_memory_of_a_length_are_kept_with_it(evaluated):

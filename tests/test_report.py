@@ -117,13 +117,16 @@ def test_report_has_the_notebooks_that_were_run(run, calls):
     assert resolve_trained(calls["04_memory_attention"]) == resolve(calls["02_train"])
 
 
-@pytest.mark.parametrize(("num_samples", "expected"), [(500, {}), (10, {"num_samples": 10})])
-def test_report_asks_for_the_lengths_that_were_evaluated(run, calls, num_samples, expected):
+@pytest.mark.parametrize(
+    ("first", "num_samples", "expected"),
+    [("0k", 500, {}), ("0k", 10, {"num_samples": 10}), ("2k", 500, {"min_length": "2k"})],
+)
+def test_report_asks_for_the_lengths_that_were_evaluated(run, calls, first, num_samples, expected):
     for folder in ("test", "model"):
         (run.folder / folder).mkdir()
     (run.folder / "model" / "model.safetensors").write_bytes(b"weights")
     weights = weights_digest(run.folder / "model")
-    for length, of in (("0k", weights), ("4k", weights), ("64k", "another"), (None, weights)):
+    for length, of in ((first, weights), ("4k", weights), ("64k", "another"), (None, weights)):
         about = {"length": length, "num_samples": num_samples, "weights": of}
         write_json(run.folder / "test" / f"{length}.json", about)
     write_report(str(run.folder), notebooks=["02_train", "03_length_generalization"])
