@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rmtkit.lengths import LENGTHS, lengths_up_to
+from rmtkit.lengths import LENGTHS, lengths_between
 from rmtkit.parameters import ConfigError, check_bound, check_choice, read_fields
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -303,7 +303,7 @@ def _check_lengths(config: Config) -> None:
     for name, allowed in (("max_length", (None, *LENGTHS)), ("min_length", LENGTHS)):
         if getattr(config, name) not in allowed:
             raise ConfigError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(LENGTHS)}")
-    if config.min_length not in lengths_up_to(config.max_length or "0k"):
+    if not lengths_between(config.min_length, config.max_length or "0k"):
         raise ConfigError(f"min_length {config.min_length} needs a max_length as long, not {config.max_length}")
     if config.max_length is None and config.num_samples is not None:
         raise ConfigError(

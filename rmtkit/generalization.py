@@ -24,7 +24,7 @@ from rmtkit.config import Config, ConfigError, identity
 from rmtkit.evaluation import accuracy_table
 from rmtkit.evaluator import Evaluator
 from rmtkit.experiment import model_folder, prompt_size
-from rmtkit.lengths import LENGTHS, TOKENS, default_samples, lengths_up_to
+from rmtkit.lengths import LENGTHS, TOKENS, default_samples, lengths_between
 from rmtkit.meters import together
 from rmtkit.processes import from_main, gather, is_main
 from rmtkit.progress import Display
@@ -66,8 +66,7 @@ def lengths_asked(config: Config) -> list[Length]:
     """Return the lengths to test at: by name from `min_length` to `max_length`, without it those in `test_segments`."""
     if config.max_length is None:
         return [Length(None, n, prompt_size(config, n), config.test_samples) for n in config.test_segments]
-    names = [name for name in lengths_up_to(config.max_length) if TOKENS[name] >= TOKENS[config.min_length]]
-    return [_named_length(config, name) for name in names]
+    return [_named_length(config, name) for name in lengths_between(config.min_length, config.max_length)]
 
 
 def _named_length(config: Config, name: str) -> Length:

@@ -18,9 +18,9 @@ UNITS = {"": 1, "k": 2**10, "M": 2**20}
 NUM_SAMPLES = {"128k": 500, "1M": 100, "10M": 20}  # of a length up to this one, unless asked otherwise
 
 
-def lengths_up_to(longest: str) -> tuple[str, ...]:
-    """Return the names of all lengths up to this one. Raises: KeyError."""
-    return tuple(name for name in LENGTHS if TOKENS[name] <= TOKENS[longest])
+def lengths_between(shortest: str, longest: str) -> tuple[str, ...]:
+    """Return the names of all lengths from one to another, both included. Raises: KeyError."""
+    return tuple(name for name in LENGTHS if TOKENS[shortest] <= TOKENS[name] <= TOKENS[longest])
 
 
 def default_samples(name: str) -> int:

@@ -155,8 +155,8 @@ def _evaluation_parameters(source: Path, given: dict) -> dict:
     if setting["babi_path"] and not given.get("babi_path"):
         raise ConfigError(f"the predictions of {source.name} are on real bAbI; give babi_path, its folder, {otherwise}")
     of_samples = {name: value for name, value in setting.items() if value is not None and name != "segment_size"}
-    longest = [name for name in LENGTHS if (path.parent / f"{name}.csv").is_file()][-1]
-    return {**of_samples, "max_length": longest, **given}
+    lengths = [name for name in LENGTHS if (path.parent / f"{name}.csv").is_file()]
+    return {**of_samples, "min_length": lengths[0], "max_length": lengths[-1], **given}
 
 
 def _restore_records(source: Path, parameters: dict) -> None:

@@ -16,7 +16,7 @@ from rmtkit.generalization import (
     reading_table,
     write_tables,
 )
-from rmtkit.lengths import LENGTHS, TOKENS, lengths_up_to
+from rmtkit.lengths import LENGTHS, TOKENS, lengths_between
 from rmtkit.memory import RMTForCausalLM
 
 
@@ -26,7 +26,7 @@ def asked(**parameters):
 
 def test_lengths_are_the_benchmarks():
     assert LENGTHS == ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k", "1M", "10M")
-    assert lengths_up_to("4k") == ("0k", "1k", "2k", "4k")
+    assert lengths_between("0k", "4k") == ("0k", "1k", "2k", "4k") and lengths_between("4k", "1k") == ()
     assert [-(-TOKENS[name] // 512) for name in ("4k", "128k", "1M", "10M")] == [8, 256, 2048, 19532]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import nbformat
@@ -178,6 +179,17 @@ def test_report_of_a_reference_model_finds_the_committed_predictions(tmp_path, m
     expected = results[results["run"].str.endswith("/qa5")].set_index("length")["correct"].to_dict()
     assert found["records"].groupby("length")["is_correct"].sum().to_dict() == expected
     assert found["records"].groupby("length")["num_segments"].max()["8k"] == 8192 // 128
+
+
+def test_report_of_a_reference_model_begins_with_its_shortest_length(tmp_path, monkeypatch, calls):
+    source = tmp_path / "qa5"
+    shutil.copytree(REFERENCE / "qa5", source)
+    (source / "evaluation" / "0k.csv").unlink()
+    monkeypatch.setattr(report, "resolve_reference", lambda _: source)
+    names, overrides = ["03_length_generalization"], {"babi_path": "somewhere", "max_length": "4k"}
+    write_report("reference:qa5", tmp_path / "page.html", notebooks=names, overrides=overrides)
+    asked = calls["03_length_generalization"]
+    assert (asked["min_length"], asked["max_length"]) == ("1k", "4k")
 
 
 # ---------------------------------------------------------------------- the page
