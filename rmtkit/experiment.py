@@ -229,12 +229,16 @@ def _open_classifier(folder: str, config: Config):
 
 
 def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
-    """Load an RMT to train on: its memory tokens are kept, segment size and BPTT depth are the configuration's."""
+    """Load an RMT to train on: its memory tokens are kept and more drawn (from the seed) if the configuration has more.
+
+    Segment size and BPTT depth are the configuration's.
+    """
     model = load_model(folder)
     if model.config.num_memory_tokens != config.num_memory_tokens:
-        raise ConfigError(
-            f"{folder} has num_memory_tokens={model.config.num_memory_tokens}, not {config.num_memory_tokens}"
-        )
+        try:
+            model.extend_memory(config.num_memory_tokens, torch.Generator().manual_seed(config.seed))
+        except ValueError as error:
+            raise ConfigError(f"{folder}: {error}") from None
     if isinstance(model, RMTForSequenceClassification) and sorted(model.config.label2id) != all_answers(config):
         known = ", ".join(sorted(model.config.label2id))
         raise ConfigError(f"{folder} answers {known}; task {config.task} has other answers, take the encoder itself")

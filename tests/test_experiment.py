@@ -1,9 +1,11 @@
 """Bad input: each a line that says what is allowed, before anything heavy starts."""
 
 import pytest
+import torch
 
 from rmtkit.config import PROJECT, ConfigError, resolve
 from rmtkit.experiment import (
+    build_model,
     evaluation_folder,
     load_trained,
     open_tokenizer,
@@ -113,3 +115,19 @@ def test_fastest_precision_is_bfloat16_where_the_processor_has_it(monkeypatch, h
     monkeypatch.setattr("rmtkit.precision.has_bfloat16", lambda: has)
     assert str(resolve_precision(resolve({"preset": "long"}).precision, torch.device("cpu"))) == expected
     assert resolve_precision("auto", torch.device("cpu")) is torch.float32
+
+
+def test_build_model_draws_more_memory_for_a_trained_model_from_the_seed(make_model, tmp_path):
+    make_model(num_memory_tokens=2).save_pretrained(tmp_path)
+    kept, *drawn = (
+        build_model(resolve({"backbone": tmp_path, "num_memory_tokens": m, "segment_size": 40, "seed": seed})).memory
+        for m, seed in ((2, 0), (4, 0), (4, 0), (4, 1))
+    )
+    assert all(memory.shape[0] == 4 and torch.equal(memory[:2], kept) for memory in drawn)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_build_model_refuses_less_memory_than_a_trained_model_has(make_model, tmp_path):
+    make_model(num_memory_tokens=2).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="num_memory_tokens cannot go from 2 to 1: expected 2 or more"):
+        build_model(resolve({"backbone": tmp_path, "num_memory_tokens": 1, "segment_size": 40}))

@@ -176,6 +176,33 @@ def test_reset_memory_depends_on_its_generator_only(make_model):
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
 
 
+def test_extend_memory_keeps_what_is_there_and_draws_more_of_the_same_spread(make_model, make_tokens, tmp_path):
+    model = make_model(num_memory_tokens=3)
+    with torch.no_grad():
+        model.memory.mul_(7.0)
+    before = model.memory.detach().clone()
+    model.extend_memory(20, torch.Generator().manual_seed(0))
+    assert model.memory.requires_grad and model.config.num_memory_tokens == 20
+    assert torch.equal(model.memory[:3], before)
+    assert 0.8 < model.memory[3:].std() / before.std() < 1.2
+    tokens = make_tokens(2, 12)
+    memory = model.read(tokens)
+    assert memory.shape == (2, 20, model.memory.shape[1])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(RMTForCausalLM.from_pretrained(tmp_path).eval().read(tokens), memory)
+
+
+@pytest.mark.parametrize(
+    "now, wanted, message",
+    [(3, 2, "from 3 to 2: expected 3 or more"), (0, 4, "from 0 to 4: the model has no memory"), (3, 30, "positions")],
+)
+def test_extend_memory_refuses_what_cannot_be_and_leaves_the_model(make_model, now, wanted, message):
+    model = make_model(num_memory_tokens=now, n_positions=32)
+    with pytest.raises(ValueError, match=message):
+        model.extend_memory(wanted)
+    assert len(model.memory) == model.config.num_memory_tokens == now
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("load", [RMTForCausalLM.from_pretrained, AutoModelForCausalLM.from_pretrained])
 def test_save_and_load_gives_the_same_model(architecture, make_model, make_tokens, tmp_path, load, dtype):

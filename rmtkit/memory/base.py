@@ -5,6 +5,7 @@ Subclasses say how one segment is read (`step`) and what is made of the hidden s
 Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width, h heads.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration import RMTConfig
+from .configuration import RMTConfig, check_sizes
 from .segments import borders_from_left, first_segment_in_graph, split_segments
 
 
@@ -81,6 +82,22 @@ class RMTPreTrainedModel(PreTrainedModel):
         embeddings = self.backbone.get_input_embeddings().weight
         noise = torch.randn(self.memory.shape, generator=generator)
         self.memory.copy_(noise.to(embeddings) * embeddings.std())
+
+    @torch.no_grad()
+    def extend_memory(self, num_memory_tokens: int, generator: torch.Generator | None = None) -> None:
+        """Give the memory more tokens: M_0 (m, d) is kept, what is added to it is drawn with the spread that it has.
+
+        Raises: ValueError if there are none to keep, if there would be fewer, or if the segment then does not fit.
+        """
+        m, config = self.config.num_memory_tokens, copy.copy(self.config)
+        if not 0 < m <= num_memory_tokens:
+            allowed = f"expected {m} or more" if m else "the model has no memory that could grow"
+            raise ValueError(f"num_memory_tokens cannot go from {m} to {num_memory_tokens}: {allowed}")
+        config.num_memory_tokens = num_memory_tokens
+        check_sizes(config)
+        noise = torch.randn(num_memory_tokens - m, self.memory.shape[1], generator=generator)
+        self.memory = torch.nn.Parameter(torch.cat([self.memory, noise.to(self.memory) * self.memory.std()]))
+        self.config.num_memory_tokens = num_memory_tokens
 
     def _init_weights(self, module) -> None:
         """Initialise only what is ours; the backbone sees to itself, and loaded parameters never come here."""

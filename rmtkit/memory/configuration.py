@@ -59,7 +59,7 @@ class RMTConfig(PretrainedConfig):
         self.cls_token_id = cls_token_id
         self.sep_token_id = sep_token_id
         if backbone_config is not None:
-            _check_sizes(self)
+            check_sizes(self)
             kwargs.setdefault("tie_word_embeddings", getattr(backbone_config, "tie_word_embeddings", False))
             for name in FROM_BACKBONE:
                 if hasattr(backbone_config, name):
@@ -82,7 +82,8 @@ class RMTConfig(PretrainedConfig):
         return self.backbone_config.get_text_config(*args, **kwargs)
 
 
-def _check_sizes(config: RMTConfig) -> None:
+def check_sizes(config: RMTConfig) -> None:
+    """Raise ValueError as `RMTConfig` does."""
     m, segment_size, depth = config.num_memory_tokens, config.segment_size, config.bptt_depth
     if m < 0:
         raise ValueError(f"num_memory_tokens is {m}; expected 0 or more")
