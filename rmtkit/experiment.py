@@ -23,6 +23,7 @@ from rmtkit.background import open_background
 from rmtkit.config import Config, ConfigError
 from rmtkit.kinds import load_model, model_class
 from rmtkit.memory import RMTConfig, RMTForSequenceClassification, RMTPreTrainedModel
+from rmtkit.memory.configuration import check_growth
 from rmtkit.processes import check_processes, is_main, local_device
 from rmtkit.reference import check_model, checkpoint_folder, resolve_reference, verify_weights
 from rmtkit.runs import Run, check_writable, open_run, run_folder
@@ -47,7 +48,7 @@ def prepare(config: Config) -> Experiment:
     """
     check_processes(config)
     check_writable(Path(config.outputs_dir).expanduser())
-    check_positions(config)
+    check_memory(config)
     problems = open_problems(config)
     tokenizer = open_tokenizer(config)
     builder = open_builder(config, tokenizer, problems)
@@ -121,13 +122,17 @@ def open_tokenizer(config: Config):
     return tokenizer
 
 
-def check_positions(config: Config) -> None:
-    """Compare segment and memory with the backbone's positions, reading its configuration only. Raises: ConfigError."""
+def check_memory(config: Config) -> None:
+    """Compare segment and memory with the backbone's positions, and its memory if it has one. Raises: ConfigError.
+
+    Only the backbone's configuration is read.
+    """
     with loading("configuration", config.backbone):
         backbone = AutoConfig.from_pretrained(resolve_reference(config.backbone))
-    if isinstance(backbone, RMTConfig):
-        backbone = backbone.backbone_config
     try:
+        if isinstance(backbone, RMTConfig):
+            check_growth(backbone.num_memory_tokens, config.num_memory_tokens)
+            backbone = backbone.backbone_config
         RMTConfig(backbone_config=backbone, **_wrapper_settings(config, backbone))
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -234,16 +239,15 @@ def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
     Segment size and BPTT depth are the configuration's.
     """
     model = load_model(folder)
-    if model.config.num_memory_tokens != config.num_memory_tokens:
-        try:
-            model.extend_memory(config.num_memory_tokens, torch.Generator().manual_seed(config.seed))
-        except ValueError as error:
-            raise ConfigError(f"{folder}: {error}") from None
     if isinstance(model, RMTForSequenceClassification) and sorted(model.config.label2id) != all_answers(config):
         known = ", ".join(sorted(model.config.label2id))
         raise ConfigError(f"{folder} answers {known}; task {config.task} has other answers, take the encoder itself")
-    for name, value in memory_settings(config).items():
+    settings = memory_settings(config)
+    num_memory_tokens = settings.pop("num_memory_tokens")
+    for name, value in settings.items():
         setattr(model.config, name, value)
+    if num_memory_tokens != model.config.num_memory_tokens:
+        model.extend_memory(num_memory_tokens, torch.Generator().manual_seed(config.seed))
     return model
 
 

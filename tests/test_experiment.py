@@ -127,7 +127,15 @@ def test_build_model_draws_more_memory_for_a_trained_model_from_the_seed(make_mo
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
-def test_build_model_refuses_less_memory_than_a_trained_model_has(make_model, tmp_path):
-    make_model(num_memory_tokens=2).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="num_memory_tokens cannot go from 2 to 1: expected 2 or more"):
-        build_model(resolve({"backbone": tmp_path, "num_memory_tokens": 1, "segment_size": 40}))
+def test_prepare_refuses_less_memory_than_a_trained_model_has(make_model, tmp_path):
+    make_model(num_memory_tokens=2).save_pretrained(tmp_path / "model")
+    refuse(
+        "^num_memory_tokens cannot go from 2 to 1: expected 2 or more$",
+        outputs_dir=tmp_path, backbone=tmp_path / "model", num_memory_tokens=1, segment_size=40,
+    )  # fmt: skip
+
+
+def test_build_model_counts_the_positions_of_the_segments_to_come(make_model, tmp_path):
+    make_model(num_memory_tokens=2, segment_size=60).save_pretrained(tmp_path)  # of 64 positions
+    model = build_model(resolve({"backbone": tmp_path, "num_memory_tokens": 10, "segment_size": 40}))
+    assert (model.config.num_memory_tokens, model.config.segment_size) == (10, 40)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration import RMTConfig, check_sizes
+from .configuration import RMTConfig, check_growth, check_sizes
 from .segments import borders_from_left, first_segment_in_graph, split_segments
 
 
@@ -87,12 +87,10 @@ class RMTPreTrainedModel(PreTrainedModel):
     def extend_memory(self, num_memory_tokens: int, generator: torch.Generator | None = None) -> None:
         """Give the memory more tokens: M_0 (m, d) is kept, what is added to it is drawn with the spread that it has.
 
-        Raises: ValueError if there are none to keep, if there would be fewer, or if the segment then does not fit.
+        Raises: ValueError if there are none to begin with or fewer are wanted, or if the segment then does not fit.
         """
         m, config = self.config.num_memory_tokens, copy.copy(self.config)
-        if not 0 < m <= num_memory_tokens:
-            allowed = f"expected {m} or more" if m else "the model has no memory that could grow"
-            raise ValueError(f"num_memory_tokens cannot go from {m} to {num_memory_tokens}: {allowed}")
+        check_growth(m, num_memory_tokens)
         config.num_memory_tokens = num_memory_tokens
         check_sizes(config)
         noise = torch.randn(num_memory_tokens - m, self.memory.shape[1], generator=generator)

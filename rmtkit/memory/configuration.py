@@ -82,6 +82,13 @@ class RMTConfig(PretrainedConfig):
         return self.backbone_config.get_text_config(*args, **kwargs)
 
 
+def check_growth(num_memory_tokens: int, wanted: int) -> None:
+    """Raise ValueError if a model with so many memory tokens cannot be given the wanted number and keep them."""
+    if wanted < num_memory_tokens or 0 == num_memory_tokens < wanted:
+        allowed = f"expected {num_memory_tokens} or more" if num_memory_tokens else "the model has no memory to extend"
+        raise ValueError(f"num_memory_tokens cannot go from {num_memory_tokens} to {wanted}: {allowed}")
+
+
 def check_sizes(config: RMTConfig) -> None:
     """Raise ValueError as `RMTConfig` does."""
     m, segment_size, depth = config.num_memory_tokens, config.segment_size, config.bptt_depth
