@@ -88,6 +88,7 @@ class Config:
     promote_at: float = 1.0  # exact match at which the next stage begins; above 1: when the steps are done
     patience: int = 20  # validations without a better `best_metric` before a stage ends
     # test, after training
+    test_split: str = field(default="test", metadata=PLACE)  # test, validation (held out as well): to choose a model by
     test_segments: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64, 128), metadata=PLACE)
     test_samples: int = field(default=500, metadata=PLACE)
     max_length: str | None = field(default=None, metadata=PLACE)  # test at the named lengths up to this: 0k, 1k .. 10M
@@ -184,6 +185,7 @@ CHOICES = {
         "constant_with_warmup",
         "reduce_lr_on_plateau",
     ),
+    "test_split": ("test", "validation"),
     "scoring": ("exact_match", "babilong_labels", "substring", "lm_eval"),
     "precision": ("auto", "fastest", "float32", "bfloat16", "float16"),
     "compile": ("auto", "always", "never"),

@@ -79,6 +79,7 @@ def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]
 
 def _record(model, sample: Sample, prediction: str, rule: str) -> dict:
     depths, question, task = sample.supporting_depths, sample.question, sample.problem.task
+    prediction = prediction.replace("\r", "\n")  # which a CSV file holds in quotes; a lone \r would end the row
     return {
         "task": task,
         "split": sample.split,

@@ -56,7 +56,7 @@ class Evaluator:
 
         Args: name: of the length's files, another one for whatever changes the records.
         """
-        fitting = self.builder.num_fitting("test", length.size)
+        fitting = self.builder.num_fitting(self.config.test_split, length.size)
         num_samples = length.num_samples if fitting is None else min(length.num_samples, fitting)
         indices = list(share(range(num_samples)))
         batch_size = _even(len(indices), self.config.test_batch_size)
@@ -66,7 +66,7 @@ class Evaluator:
         part.restart(done := part.read())
         progress = ReadingProgress(self.display, length.label, num_samples * (length.size or 0))
         self._reader.snapshot, self._reader.on_tokens = snapshot, progress.add
-        samples = (self.builder.sample("test", index, length.size) for index in indices)
+        samples = (self.builder.sample(self.config.test_split, index, length.size) for index in indices)
         meter = ReadingMeter(self.model.device)
         for number, batch in enumerate(ahead(batches(samples, batch_size))):
             if number < len(done):

@@ -297,12 +297,17 @@ def default_device() -> torch.device:
 
 
 def evaluation_folder(config: Config) -> Path:
-    """Return (and create) the folder for evaluations: the run's, or for a `checkpoint` one under outputs_dir."""
+    """Return (and create) the folder for evaluations: the run's, or for a `checkpoint` one under outputs_dir.
+
+    Those by validation samples have one of their own, so that nothing of them is taken for a test.
+    """
     folder = run_folder(config)
     if config.checkpoint:
         name, is_reference = Path(config.checkpoint.replace(":", "-")).expanduser(), ":" in config.checkpoint
         place = config.checkpoint if is_reference else str(name.absolute())
         digest = hashlib.blake2b(place.encode(), digest_size=3).hexdigest()
         folder = Path(config.outputs_dir).expanduser() / "evaluations" / f"{config.task_name}-{name.name}-{digest}"
+    if config.test_split != "test":
+        folder = folder.with_name(f"{folder.name}-{config.test_split}")
     check_writable(folder)
     return folder

@@ -78,19 +78,20 @@ def _named_length(config: Config, name: str) -> Length:
 
 
 def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder, folder: Path) -> pd.DataFrame:
-    """Evaluate the test split at every length of `lengths_asked`.
+    """Evaluate the test split (or what `test_split` names) at every length of `lengths_asked`.
 
-    A length that is done is kept as a CSV file under `folder`/test and not computed again; beside it a JSON file says
-    what it is of, and how fast and in how much memory it was read. A length whose prompt holds the facts of no problem
-    is left out, with a line that says so.
+    A length that is done is kept as a CSV file under `folder`/test (or /validation) and not computed again; beside it a
+    JSON file says what it is of, and how fast and in how much memory it was read. A length whose prompt holds the facts
+    of no problem is left out, with a line that says so.
 
     Returns: the records of `rmtkit.evaluation.evaluate`, all lengths together; with the column `length` ("4k") in
              front where lengths were asked by name.
     """
     display, parts, lengths = Display(), [], _usable_lengths(config, builder)
-    evaluator = Evaluator(config, model, tokenizer, builder, lengths=lengths, folder=folder / "test", display=display)
+    place, split = folder / config.test_split, config.test_split
+    evaluator = Evaluator(config, model, tokenizer, builder, lengths=lengths, folder=place, display=display)
     weights = weights_digest(model_folder(config))
-    sizes = functools.cache(lambda: describe_lengths(lengths, builder).set_index("length"))
+    sizes = functools.cache(lambda: describe_lengths(lengths, builder, split).set_index("length"))
     for length in lengths:
         path = _records_path(config, folder, length, weights)
         about = path.with_suffix(".json")
@@ -115,16 +116,18 @@ def _usable_lengths(config: Config, builder: BabilongBuilder) -> list[Length]:
 
     Raises: ConfigError if that is none.
     """
-    lengths = lengths_asked(config)
+    lengths, split = lengths_asked(config), config.test_split
     if config.max_length is None:
         return lengths
-    counts = count_fitting(builder, [length.size for length in lengths])
+    counts = count_fitting(builder, [length.size for length in lengths], split)
     for length, fitting, total in zip(lengths, counts["num_fitting"], counts["num_problems"], strict=True):
         if fitting < total and is_main():
-            print(f"{length.label}: of {total} test problems {fitting} fit; the others are left out", file=sys.stderr)
+            print(
+                f"{length.label}: of {total} {split} problems {fitting} fit; the others are left out", file=sys.stderr
+            )
     usable = [length for length, fitting in zip(lengths, counts["num_fitting"], strict=True) if fitting]
     if not usable:
-        raise ConfigError(f"no test problem of {config.task} fits {lengths[-1].label}; give a longer max_length")
+        raise ConfigError(f"no {split} problem of {config.task} fits {lengths[-1].label}; give a longer max_length")
     return usable
 
 
@@ -183,16 +186,17 @@ def _by_name(names: pd.Series) -> pd.Categorical:
     return pd.Categorical(names, [name for name in LENGTHS if name in set(names)], ordered=True)
 
 
-def describe_lengths(lengths: list[Length], builder: BabilongBuilder) -> pd.DataFrame:
+def describe_lengths(lengths: list[Length], builder: BabilongBuilder, split: str = "test") -> pd.DataFrame:
     """Return what lengths are besides tokens, a row each.
 
     Returns: length (the label), num_characters of a prompt (by the mean characters per token of a few prompts),
-             num_fitting of num_problems: how many test problems' facts fit. The others cannot be asked at that length,
+             num_fitting of num_problems: how many problems' facts fit. The others cannot be asked at that length,
              so that the problems of short lengths are easier ones.
     """
-    table = count_fitting(builder, [length.size for length in lengths])
+    table = count_fitting(builder, [length.size for length in lengths], split)
     found = [
-        _num_characters(builder, length.size) if table["num_fitting"][i] else 0 for i, length in enumerate(lengths)
+        _num_characters(builder, length.size, split) if fitting else 0
+        for length, fitting in zip(lengths, table["num_fitting"], strict=True)
     ]
     table.insert(0, "length", [length.label for length in lengths])
     table.insert(1, "num_characters", found)
@@ -206,27 +210,28 @@ def write_tables(config: Config, records: pd.DataFrame, builder: BabilongBuilder
     """
     table = length_table(records)
     if "length" in table:
-        table = table.merge(describe_lengths(lengths_asked(config), builder), on="length", how="left")
+        sizes = describe_lengths(lengths_asked(config), builder, config.test_split)
+        table = table.merge(sizes, on="length", how="left")
     table.to_csv(folder / "accuracy_by_length.csv", index=False)
     depth_table(records).to_csv(folder / "accuracy_by_depth.csv", index=False)
     return table
 
 
-def count_fitting(builder: BabilongBuilder, sizes: list[int | None]) -> pd.DataFrame:
-    """Return how many test problems fit prompts of these tokens (None: any do): num_fitting, num_problems.
+def count_fitting(builder: BabilongBuilder, sizes: list[int | None], split: str = "test") -> pd.DataFrame:
+    """Return how many problems of a split fit prompts of these tokens (None: any do): num_fitting, num_problems.
 
     Of recorded problems all are counted, of generated ones the first `NUM_PROBLEMS`.
     """
-    problems = first_problems(builder.problems, "test", builder.problems.num_problems("test") or NUM_PROBLEMS)
+    problems = first_problems(builder.problems, split, builder.problems.num_problems(split) or NUM_PROBLEMS)
     needed = np.array([builder.num_fixed_tokens(problem) for problem in problems])
     fitting = [len(needed) if size is None else int((needed <= size).sum()) for size in sizes]
     return pd.DataFrame({"num_fitting": fitting, "num_problems": len(needed)})
 
 
-def _num_characters(builder: BabilongBuilder, size: int | None) -> int:
+def _num_characters(builder: BabilongBuilder, size: int | None, split: str) -> int:
     """Return the characters of a prompt, from the mean of a few prompts of that length or of `MEASURED_TOKENS`."""
     measured = None if size is None else min(size, MEASURED_TOKENS)
-    prompts = [builder.sample("test", index, measured).prompt for index in range(NUM_MEASURED)]
+    prompts = [builder.sample(split, index, measured).prompt for index in range(NUM_MEASURED)]
     characters = sum(len(builder.tokenizer.decode(prompt.tolist())) for prompt in prompts)
     tokens = sum(len(prompt) for prompt in prompts)
     return round(characters / NUM_MEASURED if size is None else size * characters / tokens)
@@ -247,7 +252,7 @@ def _records_path(config: Config, folder: Path, length: Length, weights: str) ->
     model = [of_samples, weights] if config.checkpoint else identity(config)
     what = [model, dataclasses.asdict(length), config.precision, config.scoring]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=5).hexdigest()
-    return folder / "test" / f"{length.label.replace(' ', '-')}-{digest}.csv"
+    return folder / config.test_split / f"{length.label.replace(' ', '-')}-{digest}.csv"
 
 
 def reading_table(config: Config, folder: Path) -> pd.DataFrame:
@@ -291,7 +296,8 @@ def plot_lengths(config: Config, records: pd.DataFrame, problems, folder: Path, 
     table, trained = length_table(records), max(config.segments)
     floor = {}
     if problems.has_split("train"):  # a folder of recorded test problems is enough for the rest
-        floor = accuracy_table(baseline_records(problems), "baseline").set_index("baseline")["accuracy"].to_dict()
+        answers = baseline_records(problems, config.test_split)
+        floor = accuracy_table(answers, "baseline").set_index("baseline")["accuracy"].to_dict()
     if "length" in table:
         sizes = dict.fromkeys(config.tasks, trained * config.segment_size)
         published = published_series() if has_published else None
@@ -317,8 +323,8 @@ def first_problems(problems, split: str, num_problems: int = NUM_PROBLEMS) -> li
     return [problems.problem(split, i) for i in range(min(num_problems, available or num_problems))]
 
 
-def baseline_records(problems, *, num_problems: int = NUM_PROBLEMS) -> pd.DataFrame:
-    """Answer test problems without reading them: what a model has to beat.
+def baseline_records(problems, split: str = "test", *, num_problems: int = NUM_PROBLEMS) -> pd.DataFrame:
+    """Answer the problems of a split without reading them: what a model has to beat.
 
     "majority answer" is the most frequent answer of a task in as many training problems; "last answer named" is the
     word among the task's answers (a place, in qa1) that the facts name last.
@@ -329,7 +335,7 @@ def baseline_records(problems, *, num_problems: int = NUM_PROBLEMS) -> pd.DataFr
     for problem in first_problems(problems, "train", num_problems):
         answers.setdefault(problem.task, Counter())[problem.questions[0].answer] += 1
     rows = []
-    for problem in first_problems(problems, "test", num_problems):
+    for problem in first_problems(problems, split, num_problems):
         target, known = problem.questions[0].answer, answers.get(problem.task, Counter())
         majority = max(known, key=known.get, default=None)
         predictions = {"majority answer": majority, "last answer named": _last_named(problem, set(known))}

@@ -85,7 +85,7 @@ def evaluate_trained(config: Config) -> dict:
     from rmtkit.experiment import evaluation_folder, load_trained, open_builder, open_problems
     from rmtkit.generalization import evaluate_lengths, plot_lengths, write_tables
 
-    problems = open_problems(config, splits=("test",))
+    problems = open_problems(config, splits=(config.test_split,))
     model, tokenizer = load_trained(config)
     folder = evaluation_folder(config)
     builder = open_builder(config, tokenizer, problems)

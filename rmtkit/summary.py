@@ -112,7 +112,7 @@ def rebuild_sample(experiment: Experiment, record) -> Sample:
     """Return the test sample that a record (a row of the records) is about."""
     sizes = {(length.name or length.num_segments): length.size for length in lengths_asked(experiment.config)}
     named = getattr(record, "length", None) or record.num_segments
-    return experiment.builder.sample("test", record.index_of_sample, sizes.get(named))
+    return experiment.builder.sample(experiment.config.test_split, record.index_of_sample, sizes.get(named))
 
 
 def _examples(experiment: Experiment, records: pd.DataFrame, is_correct: bool, number: int) -> str:
@@ -136,7 +136,7 @@ def findings(experiment: Experiment, records: pd.DataFrame) -> str:
     """Return what a finished run shows, as Markdown: sentences whose numbers are computed here."""
     config, run = experiment.config, experiment.run
     sentences = [_validation_sentence(run), *_test_sentences(config, records)]
-    sentences.append(_floor_sentence(config, records, baseline_records(experiment.builder.problems)))
+    sentences.append(_floor_sentence(config, records, baseline_records(experiment.builder.problems, config.test_split)))
     log = pd.DataFrame(run.training_log())
     if len(log):
         tokens, seconds = int(log["num_tokens"].sum()), log["seconds"].sum()

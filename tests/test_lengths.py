@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from rmtkit.config import ConfigError, resolve
+from rmtkit.experiment import evaluation_folder
 from rmtkit.generalization import (
     count_fitting,
     depth_table,
@@ -108,11 +109,37 @@ def test_records_name_their_length_and_are_kept(evaluated):
     pd.testing.assert_frame_equal(again, records)
 
 
+@pytest.mark.parametrize("said", ["gar\rden", "a\r\nb", 'a "quoted", one', "nan", ""])
+def test_whatever_a_model_says_is_kept(said, model, make_builder, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmtkit.evaluation.answer", lambda model, batch, *_, **__: [said] * len(batch))
+    config = resolve({"max_length": "0k", "num_samples": 3, "segment_size": 256, "answer_size": 16})
+    records = evaluate_lengths(config, model, tokenizer, make_builder(answer_size=16), tmp_path)
+    assert records["prediction"].tolist() == [said.replace("\r", "\n")] * 3
+
+
 def test_lengths_from_min_length_on_have_the_same_records(evaluated, model, make_builder, tokenizer, tmp_path):
     config, _, records, _ = evaluated
     later = dataclasses.replace(config, min_length="1k")
     found = evaluate_lengths(later, model, tokenizer, make_builder(answer_size=16), tmp_path / "later")
     pd.testing.assert_frame_equal(found, records[3:].reset_index(drop=True))
+
+
+def test_models_can_be_compared_by_validation_samples(evaluated, model, tokenizer):
+    config, builder, records, folder = evaluated
+    by_validation = dataclasses.replace(config, test_split="validation")
+    found = evaluate_lengths(by_validation, model, tokenizer, builder, folder)
+    told = [builder.sample("validation", index, size) for size in (None, 1008) for index in range(3)]
+    assert set(found["split"]) == {"validation"} and set(records["split"]) == {"test"}
+    assert found["target"].tolist() == [sample.question.answer for sample in told]
+    assert found["num_tokens"].tolist() == [len(sample.prompt) for sample in told]
+    assert {path.suffix for path in (folder / "validation").iterdir()} == {".csv", ".json"}
+    pd.testing.assert_frame_equal(evaluate_lengths(config, None, None, builder, folder), records)  # the test's are kept
+
+
+def test_evaluations_by_validation_samples_have_a_folder_of_their_own(tmp_path):
+    config = resolve({"checkpoint": "reference:qa1", "outputs_dir": tmp_path})
+    folder = evaluation_folder(dataclasses.replace(config, test_split="validation"))
+    assert folder == tmp_path / "evaluations" / f"{evaluation_folder(config).name}-validation"
 
 
 def test_lengths_that_hold_no_problem_are_refused(model, make_builder, tokenizer, tmp_path, monkeypatch):
