@@ -52,6 +52,7 @@ class Config:
     spread_embeddings: bool = False  # before training, for a task in words that the backbone never had to tell apart
     num_memory_tokens: int = 8
     segment_size: int = 32  # tokens of text; memory comes on top
+    memory_grid: float | None = None  # memory is rounded to multiples of it; 0: not; None: as the model has it
     bptt_depth: int | None = None  # segments that gradients pass through; None: all
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
@@ -193,8 +194,8 @@ CHOICES = {
 AT_LEAST = {
     "seed": 0, "max_n_facts": 1, "min_n_facts": 1, "num_people": 1, "num_places": 1, "num_things": 1,
     "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
-    "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "bptt_depth": 1, "segments": 1, "steps": 1,
-    "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
+    "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "memory_grid": 0, "bptt_depth": 1, "segments": 1,
+    "steps": 1, "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
     "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0, "stage_rates": 0,
     "weight_decay": 0, "ema_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,

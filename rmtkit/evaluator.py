@@ -102,11 +102,13 @@ class Evaluator:
 
     @cached_property
     def _weights(self) -> str:
-        """The digest of the weights."""
+        """The digest of the weights, and of the grid that memory is rounded to."""
         digest = hashlib.blake2b(digest_size=8)
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if self.model.config.memory_grid:
+            digest.update(f"memory_grid {self.model.config.memory_grid}".encode())
         return digest.hexdigest()
 
     # ------------------------------------------------------------------ how to compute

@@ -141,7 +141,8 @@ def check_memory(config: Config) -> None:
 def memory_settings(config: Config) -> dict:
     """Return the fields of `RMTConfig` that a configuration sets."""
     names = ("num_memory_tokens", "segment_size", "bptt_depth", "segment_checkpointing")
-    return {name: getattr(config, name) for name in names}
+    settings = {name: getattr(config, name) for name in names}
+    return settings if config.memory_grid is None else {**settings, "memory_grid": config.memory_grid}
 
 
 def _wrapper_settings(config: Config, backbone) -> dict:
@@ -236,7 +237,7 @@ def _open_classifier(folder: str, config: Config):
 def _continue_model(folder: str, config: Config) -> RMTPreTrainedModel:
     """Load an RMT to train on: its memory tokens are kept and more drawn (from the seed) if the configuration has more.
 
-    Segment size and BPTT depth are the configuration's.
+    Segment size and BPTT depth are the configuration's, as is the memory's grid where it names one.
     """
     model = load_model(folder)
     if isinstance(model, RMTForSequenceClassification) and sorted(model.config.label2id) != all_answers(config):
@@ -288,6 +289,8 @@ def load_trained(config: Config) -> tuple[RMTPreTrainedModel, object]:
     verify_weights(folder)
     with loading("weights", str(folder), "give another checkpoint, or train again"):
         model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    if config.memory_grid is not None:
+        model.config.memory_grid = config.memory_grid
     return model.to(default_device()), tokenizer
 
 

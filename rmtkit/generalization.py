@@ -90,7 +90,7 @@ def evaluate_lengths(config: Config, model, tokenizer, builder: BabilongBuilder,
     display, parts, lengths = Display(), [], _usable_lengths(config, builder)
     place, split = folder / config.test_split, config.test_split
     evaluator = Evaluator(config, model, tokenizer, builder, lengths=lengths, folder=place, display=display)
-    weights = weights_digest(model_folder(config))
+    weights = weights_digest(model_folder(config), config.memory_grid)
     sizes = functools.cache(lambda: describe_lengths(lengths, builder, split).set_index("length"))
     for length in lengths:
         path = _records_path(config, folder, length, weights)
@@ -145,7 +145,7 @@ def _write_records(records: pd.DataFrame, path: Path) -> None:
 
 def keep_records(config: Config, folder: Path, length: Length, records: pd.DataFrame) -> None:
     """Put records of a length where `evaluate_lengths` looks for what is done."""
-    path = _records_path(config, folder, length, weights_digest(model_folder(config)))
+    path = _records_path(config, folder, length, weights_digest(model_folder(config), config.memory_grid))
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_records(records, path)
 
@@ -263,7 +263,7 @@ def reading_table(config: Config, folder: Path) -> pd.DataFrame:
              peak_cuda_mb (what torch had allocated on a GPU), device, dtype, is_compiled, batch_size (prompts side by
              side), num_read (tokens). Lengths that were read before this was measured are missing.
     """
-    weights, rows = weights_digest(model_folder(config)), []
+    weights, rows = weights_digest(model_folder(config), config.memory_grid), []
     for length in lengths_asked(config):
         path = _records_path(config, folder, length, weights).with_suffix(".json")
         reading = read_json(path).get("reading") if path.is_file() else None

@@ -130,11 +130,18 @@ def _said_by_run(folder: Path) -> dict:
     return {}
 
 
-def weights_digest(folder: Path) -> str:
-    """Return the SHA-256 of a model's weights, all files of them in the order of their names."""
+def weights_digest(folder: Path, memory_grid: float | None = None) -> str:
+    """Return the SHA-256 of a model's weights, all files of them in the order of their names, and its memory's grid.
+
+    Args: memory_grid: a spacing instead of that in its config.json; without a grid the weights are all there is.
+    """
+    if memory_grid is None and (folder / "config.json").is_file():
+        memory_grid = read_json(folder / "config.json").get("memory_grid")
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
+    if memory_grid:
+        digest.update(f"memory_grid {float(memory_grid)}".encode())
     return digest.hexdigest()

@@ -179,7 +179,7 @@ def test_speed_and_memory_of_lengths_in_segments(model, make_builder, tokenizer,
 
 def test_weights_are_hashed_once_for_all_lengths(model, make_builder, tokenizer, tmp_path, monkeypatch):
     folders = []
-    monkeypatch.setattr("rmtkit.generalization.weights_digest", lambda folder: folders.append(folder) or "")
+    monkeypatch.setattr("rmtkit.generalization.weights_digest", lambda folder, grid: folders.append(folder) or "")
     config = resolve({"max_length": "2k", "num_samples": 1, "segment_size": 256, "checkpoint": tmp_path})
     evaluate_lengths(config, model, tokenizer, make_builder(answer_size=16), tmp_path)
     assert folders == [tmp_path]

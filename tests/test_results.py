@@ -11,6 +11,7 @@ from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.cli import main
 from rmtkit.config import ConfigError
+from rmtkit.continuation import commands_of
 from rmtkit.experiment import evaluation_folder, load_trained
 from rmtkit.generalization import evaluate_lengths
 from rmtkit.intervals import wilson_interval
@@ -110,6 +111,23 @@ def test_chain_goes_on_from_a_published_model_in_its_own_place(make_run, tmp_pat
     (reference / "qa1" / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ConfigError, match="is not what recipe.json says"):
         publish("qa1", runs=["reference:qa1", third], reference=reference)
+
+
+def test_grid_that_is_set_after_training_is_of_another_model_and_recorded(
+    make_run, evaluate_run, tmp_path, monkeypatch
+):
+    reference, run = tmp_path / "reference", make_run("run")
+    monkeypatch.setattr("rmtkit.reference.REFERENCE", reference)
+    publish("qa1", runs=[run], evaluation=str(evaluate_run(run)), reference=reference)
+    rounded = evaluate_run(run, memory_grid=0.5)
+    with pytest.raises(ConfigError, match="no records of this model"):
+        publish("qa1", memory_grid=0.25, evaluation=str(rounded), reference=reference)
+    assert read_json(reference / "qa1" / "config.json")["memory_grid"] == 0.0
+    publish("qa1", memory_grid=0.5, reference=reference)
+    assert not (reference / "qa1" / "evaluation").exists() and load_reference("qa1")[0].config.memory_grid == 0.5
+    publish("qa1", evaluation=str(rounded), reference=reference)
+    assert (reference / "qa1" / "evaluation" / "1k.csv").is_file()
+    assert commands_of("qa1")[-1].startswith("# after training: memory_grid 0.5 in config.json")
 
 
 def test_chain_cannot_begin_with_a_model_whose_runs_are_unknown(make_run, tmp_path):

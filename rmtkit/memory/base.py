@@ -128,6 +128,13 @@ class RMTPreTrainedModel(PreTrainedModel):
         """
         raise NotImplementedError
 
+    def _carried(self, written: torch.Tensor, state: torch.Tensor, attention_mask) -> torch.Tensor:
+        """Return M_{t+1} (b, m, d): what was written, on the grid, or M_t where a segment (b, s) is all padding."""
+        written = on_grid(written, self.config.memory_grid)
+        if attention_mask is None:
+            return written
+        return torch.where(attention_mask.bool().any(dim=1)[:, None, None], written, state.to(written.dtype))
+
     def checkpointed_step(self, segment, state, attention_mask):
         """Do what `step` does; in training with `segment_checkpointing` its activations are computed again later."""
         if not (self.config.segment_checkpointing and self.training and torch.is_grad_enabled()):
@@ -201,8 +208,16 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, num_items=None) ->
     return functional.cross_entropy(logits, labels, reduction="sum") / num_items
 
 
-def keep_where_empty(written: torch.Tensor, state: torch.Tensor, attention_mask) -> torch.Tensor:
-    """Return the memory after a segment (b, m, d): the old one for samples whose segment (b, s) is all padding."""
-    if attention_mask is None:
-        return written
-    return torch.where(attention_mask.bool().any(dim=1)[:, None, None], written, state.to(written.dtype))
+def on_grid(memory: torch.Tensor, spacing: float) -> torch.Tensor:
+    """Round memory (b, m, d) to multiples of `spacing`; its gradient is that of the identity (straight-through).
+
+    What a segment changes by less than half of the spacing it does not change at all, so that a hundred thousand
+    segments cannot wear away what was written: a digital memory instead of an analogue one. 0: memory as it is.
+
+    Ours for memory tokens; that states which are made discrete stay right in strings of any length is known of
+    recurrent networks that learn finite automata (Zeng, Goodman and Smyth 1993, Neural Computation 5(6)).
+    """
+    if not spacing:
+        return memory
+    rounded = torch.round(memory.detach() / spacing) * spacing
+    return rounded + (memory - memory.detach())

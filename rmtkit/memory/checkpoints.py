@@ -83,6 +83,9 @@ def load_authors_checkpoint(
 def save_authors_checkpoint(model: RMTForCausalLM, folder: str | Path) -> None:
     """Write pytorch_model.bin as the authors' code reads it, and config.json of the backbone."""
     _check_class(model)
+    if model.config.memory_grid:
+        grid = model.config.memory_grid
+        raise ValueError(f"the authors' code does not round memory, this model does (memory_grid {grid}); set it to 0")
     folder = Path(folder).expanduser()
     model.config.backbone_config.save_pretrained(folder)
     weights = {_authors_name(name): tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -168,6 +171,7 @@ def save_memory(model: RMTForCausalLM, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "num_memory_tokens": model.config.num_memory_tokens, "segment_size": model.config.segment_size,
+        "memory_grid": model.config.memory_grid,
         "backbone": model.config.backbone_config.name_or_path, **_fingerprint(model.config.backbone_config),
     }  # fmt: skip
     with _whole_file(folder / "memory.safetensors") as unfinished:
@@ -194,7 +198,7 @@ def load_memory(folder: str | Path, backbone) -> RMTForCausalLM:
     if found != wanted:
         raise ValueError(f"the memory in {folder} was trained with {about['backbone']!r}, {wanted}; this is {found}")
     sizes = {name: about[name] for name in ("num_memory_tokens", "segment_size")}
-    model = RMTForCausalLM.from_backbone(backbone, **sizes)
+    model = RMTForCausalLM.from_backbone(backbone, **sizes, memory_grid=about.get("memory_grid", 0.0))
     if memory.shape != model.memory.shape:
         raise ValueError(f"{folder}: the memory is {tuple(memory.shape)}; expected {tuple(model.memory.shape)}")
     model.memory.data.copy_(memory)

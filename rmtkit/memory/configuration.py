@@ -1,5 +1,7 @@
 """Configuration of a Recurrent Memory Transformer: the backbone's configuration and a few numbers."""
 
+import math
+
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, PretrainedConfig
 
 FROM_BACKBONE = (
@@ -30,6 +32,7 @@ class RMTConfig(PretrainedConfig):
         segment_size: tokens of text in a segment; memory, CLS and SEP come on top (see `num_slots`).
         bptt_depth: segments at the end of a sample that the gradient passes through; None is full BPTT.
         segment_checkpointing: recompute a segment's activations in the backward pass (saves memory, costs a third).
+        memory_grid: spacing of the grid that written memory is rounded to (`on_grid`); 0: it is carried as it is.
         cls_token_id, sep_token_id: of encoders, whose segment is [CLS] M [SEP] X [SEP]; None: left out.
     Raises:  ValueError if a number is out of range or a segment with its slots exceeds the backbone's positions.
     Paper:   Bulatov et al. 2022 (2207.06881), section 3; Kuratov et al. 2024 (2402.10790), section 4.
@@ -45,6 +48,7 @@ class RMTConfig(PretrainedConfig):
         segment_size: int = 512,
         bptt_depth: int | None = None,
         segment_checkpointing: bool = False,
+        memory_grid: float = 0.0,
         cls_token_id: int | None = None,
         sep_token_id: int | None = None,
         **kwargs,
@@ -56,6 +60,7 @@ class RMTConfig(PretrainedConfig):
         self.segment_size = segment_size
         self.bptt_depth = bptt_depth
         self.segment_checkpointing = segment_checkpointing
+        self.memory_grid = memory_grid
         self.cls_token_id = cls_token_id
         self.sep_token_id = sep_token_id
         if backbone_config is not None:
@@ -92,6 +97,8 @@ def check_growth(num_memory_tokens: int, wanted: int) -> None:
 def check_sizes(config: RMTConfig) -> None:
     """Raise ValueError as `RMTConfig` does."""
     m, segment_size, depth = config.num_memory_tokens, config.segment_size, config.bptt_depth
+    if not 0 <= config.memory_grid < math.inf:
+        raise ValueError(f"memory_grid is {config.memory_grid}; expected a spacing above 0, or 0 for none")
     if m < 0:
         raise ValueError(f"num_memory_tokens is {m}; expected 0 or more")
     if segment_size < 1:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import can_return_tuple
 
 from .alignment import RightAlignedModel
-from .base import RMTPreTrainedModel, SegmentOutput, cross_entropy, keep_where_empty
+from .base import RMTPreTrainedModel, SegmentOutput, cross_entropy
 from .configuration import RMTConfig, backbone_kind
 from .modeling import RMTOutput
 from .segments import pack, padding_last, reorder, restore
@@ -75,7 +75,7 @@ class RMTEncoder(RMTPreTrainedModel):
             hidden = restore(hidden, order)
             logits = logits if logits.ndim == 2 else restore(logits, order)
         start = int(self.config.cls_token_id is not None)
-        written = keep_where_empty(hidden[:, start : start + m], state, attention_mask)
+        written = self._carried(hidden[:, start : start + m], state, attention_mask)
         logits = logits if logits.ndim == 2 else logits[:, first : first + s]
         text = hidden[:, first : first + s]
         return EncoderSegmentOutput(hidden=text, attentions=output.get("attentions"), logits=logits), written

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .base import RMTPreTrainedModel, SegmentOutput, cross_entropy, keep_where_empty
+from .base import RMTPreTrainedModel, SegmentOutput, cross_entropy
 from .configuration import RMTConfig
 from .generation import ReadingCache
 from .segments import next_token_targets, pack, padding_last, reorder, restore
@@ -77,7 +77,7 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         hidden = output.last_hidden_state.to(embeddings.dtype)  # Mamba's is float32 whatever its weights are
         hidden = hidden if order is None else restore(hidden, order)
         memory = hidden[:, m + s :].clone()  # a view would keep the segment's whole hidden states (b, m+s+m, d)
-        written = keep_where_empty(memory, state, attention_mask)
+        written = self._carried(memory, state, attention_mask)
         return SegmentOutput(hidden=hidden[:, m : m + s], attentions=output.get("attentions")), written
 
     # ------------------------------------------------------------------ its callers

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .alignment import RightAlignedModel
-from .base import SegmentOutput, cross_entropy, keep_where_empty
+from .base import SegmentOutput, cross_entropy
 from .configuration import RMTConfig, backbone_kind
 from .modeling import RMTOutput
 from .segments import padding_last, reorder, restore
@@ -64,7 +64,7 @@ class RMTForSeq2SeqLM(RightAlignedModel, GenerationMixin):
             inputs_embeds=inputs, attention_mask=mask, output_attentions=output_attentions
         )
         hidden = output.last_hidden_state if order is None else restore(output.last_hidden_state, order)
-        written = keep_where_empty(hidden[:, :m], state, attention_mask)
+        written = self._carried(hidden[:, :m], state, attention_mask)
         return SegmentOutput(hidden=hidden[:, m:], attentions=output.get("attentions")), written
 
     def _encode(self, input_ids, attention_mask, state) -> tuple[dict, torch.Tensor]:
