@@ -231,6 +231,8 @@ def test_published_series_are_one_curve_each():
 
 
 def test_commands_refuse_with_one_line(capsys):
+    assert main(["reference", "--name", "qa1", "--memory_grid", "nan"]) == 2
+    assert capsys.readouterr().err == "rmtkit: memory_grid is 'nan'; expected a number\n"
     assert main(["reference", "--name=../x", "--run=nowhere"]) == 2
     assert "expected the name of a folder" in capsys.readouterr().err
     assert main(["results", "--seed=1"]) == 2
