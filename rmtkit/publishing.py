@@ -153,9 +153,12 @@ def _link_of_run(run: Path) -> Link:
     if not (run / "result.json").is_file() or not (run / "model" / "config.json").is_file():
         raise ConfigError(f"{run} is no finished run: it has no result.json, or no model")
     result, path = read_json(run / "result.json"), run / "environment.json"
-    config = result["config"]
+    config, grid = result["config"], read_json(run / "model" / "config.json").get("memory_grid")
+    if grid:  # perhaps its backbone's, which no run before it may have: set after training
+        config = {**config, "memory_grid": grid}
     described = {
-        **{name: result[name] for name in ("config", "scoring_rule", "stages", "tests") if name in result},
+        **{name: result[name] for name in ("scoring_rule", "stages", "tests") if name in result},
+        "config": config,
         "seconds": sum(stage.get("seconds", 0.0) for stage in result.get("stages", [])),
         "trained_tokens": max(config["segments"]) * config["segment_size"],
         "environment": read_json(path) if path.is_file() else None,

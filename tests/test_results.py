@@ -130,6 +130,18 @@ def test_grid_that_is_set_after_training_is_of_another_model_and_recorded(
     assert commands_of("qa1")[-1].startswith("# after training: memory_grid 0.5 in config.json")
 
 
+def test_run_that_went_on_with_the_grid_of_its_backbone_says_so(make_run, tmp_path, monkeypatch):
+    reference = tmp_path / "reference"
+    monkeypatch.setattr("rmtkit.reference.REFERENCE", reference)
+    publish("qa1", runs=[make_run("first")], memory_grid=0.5, reference=reference)
+    second = make_run("second", seed=1, backbone="reference:qa1")
+    config = read_json(second / "model" / "config.json")
+    write_json(second / "model" / "config.json", {**config, "memory_grid": 0.5})
+    publish("qa1", runs=["reference:qa1", second], reference=reference)
+    *_, last = commands_of("qa1")
+    assert "--memory_grid=0.5" in last and load_reference("qa1")[0].config.memory_grid == 0.5
+
+
 def test_chain_cannot_begin_with_a_model_whose_runs_are_unknown(make_run, tmp_path):
     run = make_run("run", backbone="reference:backbone")
     with pytest.raises(ConfigError, match="recipe of reference:backbone names no runs"):

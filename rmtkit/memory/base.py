@@ -211,8 +211,8 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, num_items=None) ->
 def on_grid(memory: torch.Tensor, spacing: float) -> torch.Tensor:
     """Round memory (b, m, d) to multiples of `spacing`; its gradient is that of the identity (straight-through).
 
-    What a segment changes by less than half of the spacing it does not change at all, so that a hundred thousand
-    segments cannot wear away what was written: a digital memory instead of an analogue one. 0: memory as it is.
+    What a segment changes by less than half of the spacing it does not change at all, so that small changes do not add
+    up over many segments: a digital memory instead of an analogue one. 0: memory as it is.
 
     Ours for memory tokens; that states which are made discrete stay right in strings of any length is known of
     recurrent networks that learn finite automata (Zeng, Goodman and Smyth 1993, Neural Computation 5(6)).
