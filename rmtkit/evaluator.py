@@ -30,7 +30,7 @@ from rmtkit.snapshots import Part, Snapshot
 from rmtkit.streaming import FLOPS_TO_COMPILE, Reader, ahead, fast_copy, flops_per_segment
 
 NUM_CHECKED = 64  # validation samples answered in both precisions
-CHECKED_TOKENS = 4096  # tokens of their prompts at most, where the lengths asked for allow it
+CHECKED_TOKENS = 4096  # tokens of their prompts at most
 TOKENS_TO_CHECK = 2**20  # of all lengths together; below, an evaluation is done before the check pays
 CHANCE = 0.05  # a loss less likely than this, were both precisions equally good, is no chance
 
@@ -138,8 +138,8 @@ class Evaluator:
 
     def _finding(self, dtype: torch.dtype) -> dict:
         """Return what `compare_precisions` finds, from the file if it is there."""
-        sizes = sorted(length.size for length in self.lengths if length.size)
-        size = max((size for size in sizes if size <= CHECKED_TOKENS), default=sizes[0])
+        sizes = [length.size for length in self.lengths if length.size and length.size <= CHECKED_TOKENS]
+        size = max(sizes, default=CHECKED_TOKENS)
         what = [identity(self.config), self._weights, str(dtype), size, self.config.scoring]
         digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=5).hexdigest()
         path = self.folder / f"precision-{digest}.json"

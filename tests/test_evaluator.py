@@ -188,6 +188,15 @@ def test_evaluator_uses_bfloat16_that_answers_as_well(make, model, tmp_path, wit
     assert found["is_as_good"] and found["num_samples"] == 64 and found["num_tokens"] == 420
 
 
+def test_evaluator_checks_with_short_samples_even_if_only_long_ones_are_asked_for(
+    make, tmp_path, with_bfloat16, monkeypatch
+):
+    monkeypatch.setattr("rmtkit.evaluator.CHECKED_TOKENS", 210)
+    make(config=with_fields(precision="auto")).records(LENGTH, "a")
+    (found,) = findings(tmp_path)
+    assert found["num_tokens"] == 210
+
+
 def test_evaluator_checks_once(make, tmp_path, with_bfloat16, monkeypatch):
     make(config=with_fields(precision="auto")).records(LENGTH, "a")
     monkeypatch.setattr("rmtkit.evaluator.compare_precisions", lambda *arguments: pytest.fail("checked again"))
