@@ -75,7 +75,7 @@ def follow(model, tokenizer, builder: BabilongBuilder, config: Config, *, num_fa
     size, num_segments = config.segment_size, drift_segments(config)
     whole = num_fact_segments + num_segments + 1  # one more is asked in
     num_texts = max(2, config.num_samples or min(NUM_TEXTS, config.test_samples))  # two at least: the scale
-    texts = tell(builder, "test", num_texts, whole * size, (0.0, num_fact_segments / whole))
+    texts = tell(builder, config.test_split, num_texts, whole * size, (0.0, num_fact_segments / whole))
     ends = {lag: (num_fact_segments + lag) * size for lag in lags(num_segments)}
     states = read_at(model, texts, ends.values(), config)
     distances = state_drift({lag: states[end] for lag, end in ends.items()})

@@ -202,5 +202,9 @@ def test_follow_asks_at_the_end_of_a_segment_of_background(make_builder, make_mo
     for sample in asked[2]:
         assert len(sample.prompt) <= 40 - 8
         assert tokenizer.decode(sample.prompt.tolist()).endswith(sample.question.text)
+    assert asked[0][0].problem.facts == probing.tell(make_builder(), "test", 3, 360, (0, 4 / 9))[0].problem.facts
+    drift.follow(model, tokenizer, make_builder(), dataclasses.replace(config, test_split="validation"),
+                 num_fact_segments=4)  # fmt: skip
+    assert asked[-1][0].problem.facts == probing.tell(make_builder(), "validation", 3, 360, (0, 4 / 9))[0].problem.facts
     summary = drift.summarize_drift(table)
     assert summary["n"].tolist() == [3] * 5 and summary["tokens"].tolist() == [0, 40, 80, 120, 160]
