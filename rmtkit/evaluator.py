@@ -6,6 +6,8 @@ built ahead; progress in tokens; batches that are done and the memory of the one
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 import math
@@ -20,6 +22,7 @@ import torch
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
 from rmtkit.evaluation import batches, evaluate
+from rmtkit.experiment import open_problems
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.meters import ReadingMeter
 from rmtkit.precision import evaluation_dtype
@@ -153,9 +156,12 @@ class Evaluator:
         return found
 
     def _compare(self, dtype: torch.dtype, size: int) -> dict:
-        fitting = self.builder.num_fitting("validation", size)
+        builder = copy.copy(self.builder)
+        if not builder.problems.has_split("validation"):  # to test, test files are enough: generated stories, then
+            builder.problems = open_problems(dataclasses.replace(self.config, babi_path=None))
+        fitting = builder.num_fitting("validation", size)
         samples = [
-            self.builder.sample("validation", index, size)
+            builder.sample("validation", index, size)
             for index in range(NUM_CHECKED if fitting is None else min(NUM_CHECKED, fitting))
         ]
         answered = partial(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rmtkit.babi import GeneratedProblems
+from rmtkit.babi import GeneratedProblems, RecordedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import resolve
 from rmtkit.evaluation import evaluate
@@ -195,6 +195,19 @@ def test_evaluator_checks_with_short_samples_even_if_only_long_ones_are_asked_fo
     make(config=with_fields(precision="auto")).records(LENGTH, "a")
     (found,) = findings(tmp_path)
     assert found["num_tokens"] == 210
+
+
+def test_evaluator_checks_with_generated_stories_where_there_is_no_training_file(make, tmp_path, with_bfloat16):
+    folder = tmp_path / "babi"
+    folder.mkdir()
+    story = "1 Mary moved to the bathroom.\n2 John went to the hallway.\n3 Where is Mary? \tbathroom\t1\n"
+    (folder / "qa1_single-supporting-fact_test.txt").write_text(story)
+    evaluator = make(config=with_fields(precision="auto"))
+    evaluator.builder = copy.copy(evaluator.builder)
+    evaluator.builder.problems = RecordedProblems(folder, "qa1", seed=0)
+    evaluator.records(LENGTH, "a")
+    (found,) = findings(tmp_path)
+    assert found["num_samples"] == 64 and isinstance(evaluator.builder.problems, RecordedProblems)
 
 
 def test_evaluator_checks_once(make, tmp_path, with_bfloat16, monkeypatch):
