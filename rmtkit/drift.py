@@ -64,7 +64,7 @@ def lags(num_segments: int) -> list[int]:
 
 
 def follow(model, tokenizer, builder: BabilongBuilder, config: Config, *, num_fact_segments: int = 8) -> pd.DataFrame:
-    """Read texts with facts at their beginning, and measure at each of `lags` how far the state has moved.
+    """Read texts of `test_split` with facts at their beginning, and measure at each of `lags` how far the state moved.
 
     Returns: a row per text and lag (segments read since the reference): tokens (lag * segment_size), distance
              (Euclidean of the flattened states, to the reference), in_phase (to the reference after an even lag, to its
@@ -115,12 +115,13 @@ def state_drift(states: dict[int, torch.Tensor]) -> pd.DataFrame:
 
 def _answers(model, tokenizer, builder, config: Config, texts, states: torch.Tensor, end: int) -> pd.DataFrame:
     """Ask each text's question in the segment that begins at `end`, at the place where it stands in evaluation."""
-    asked = [_asked(builder, text, text.tokens[end : end + config.segment_size - config.answer_size]) for text in texts]
+    size = config.segment_size - config.answer_size
+    asked = [_asked(builder, text, text.tokens[end : end + size], config.test_split) for text in texts]
     found = records_of(asked, answer_from(model, asked, states.to(model.dtype), tokenizer), config.scoring)
     return found.drop(columns="index").assign(text=range(len(texts)))
 
 
-def _asked(builder: BabilongBuilder, text: Text, told: np.ndarray) -> Sample:
+def _asked(builder: BabilongBuilder, text: Text, told: np.ndarray, split: str) -> Sample:
     """Return a sample of one segment: as much of what is told (t,) as fits, and the text's question at its end."""
     question, task = text.questions_after(len(text.fact_spans))[0], text.problem.task
     tokens, is_answer = builder.ask((question,), task, builder.answer_size)
@@ -133,7 +134,7 @@ def _asked(builder: BabilongBuilder, text: Text, told: np.ndarray) -> Sample:
         fact_spans=nothing,
         earlier_answers=nothing,
         problem=Problem(task, text.problem.facts, (dataclasses.replace(question),)),
-        split="test",
+        split=split,
         index=0,
     )
 

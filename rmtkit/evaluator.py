@@ -7,7 +7,6 @@ built ahead; progress in tokens; batches that are done and the memory of the one
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 import math
@@ -22,7 +21,7 @@ import torch
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.config import Config, identity
 from rmtkit.evaluation import batches, evaluate
-from rmtkit.experiment import open_problems
+from rmtkit.experiment import open_stories
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.meters import ReadingMeter
 from rmtkit.precision import evaluation_dtype
@@ -158,7 +157,7 @@ class Evaluator:
     def _compare(self, dtype: torch.dtype, size: int) -> dict:
         builder = copy.copy(self.builder)
         if not builder.problems.has_split("validation"):  # to test, test files are enough: generated stories, then
-            builder.problems = open_problems(dataclasses.replace(self.config, babi_path=None))
+            builder.problems = open_stories(self.config)
         fitting = builder.num_fitting("validation", size)
         samples = [
             builder.sample("validation", index, size)

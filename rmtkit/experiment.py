@@ -69,6 +69,11 @@ def open_problems(
     return sources[0] if len(sources) == 1 else MixedProblems(sources)
 
 
+def open_stories(config: Config) -> GeneratedProblems | MixedProblems:
+    """Return generated stories of the tasks, even where `babi_path` names recorded ones."""
+    return open_problems(dataclasses.replace(config, babi_path=None))
+
+
 def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedProblems | RecordedProblems:
     variation = _variation(config)
     limits = {"seed": config.seed, "max_n_facts": config.max_n_facts}

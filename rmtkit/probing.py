@@ -18,7 +18,6 @@ f = m * d features, c answers.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from rmtkit.babilong import BabilongBuilder
 from rmtkit.background import SPLITS
 from rmtkit.config import Config
 from rmtkit.evaluation import accuracy_table
-from rmtkit.experiment import open_builder, open_problems
+from rmtkit.experiment import open_builder, open_stories
 from rmtkit.memory import RMTPreTrainedModel
 from rmtkit.streams import Text
 
@@ -51,8 +50,7 @@ PHASES = ("same parity", "other parity", "both parities")  # the states that a p
 
 def story_builder(config: Config, tokenizer) -> BabilongBuilder:
     """Return a builder of generated stories for a configuration, even where `babi_path` names recorded ones."""
-    generated = dataclasses.replace(config, babi_path=None)
-    return open_builder(generated, tokenizer, open_problems(generated))
+    return open_builder(config, tokenizer, open_stories(config))
 
 
 def tell(builder: BabilongBuilder, split: str, num_texts: int, num_tokens: int,

@@ -206,5 +206,6 @@ def test_follow_asks_at_the_end_of_a_segment_of_background(make_builder, make_mo
     drift.follow(model, tokenizer, make_builder(), dataclasses.replace(config, test_split="validation"),
                  num_fact_segments=4)  # fmt: skip
     assert asked[-1][0].problem.facts == probing.tell(make_builder(), "validation", 3, 360, (0, 4 / 9))[0].problem.facts
+    assert asked[0][0].split == "test" and asked[-1][0].split == "validation"
     summary = drift.summarize_drift(table)
     assert summary["n"].tolist() == [3] * 5 and summary["tokens"].tolist() == [0, 40, 80, 120, 160]
