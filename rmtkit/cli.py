@@ -18,6 +18,7 @@ from rmtkit.parameters import describe_fields
 from rmtkit.processes import is_main
 from rmtkit.public import LENGTHS
 from rmtkit.reference import resolve_trained
+from rmtkit.runs import write_json
 from rmtkit.sweep import EXECUTORS, Machine, grid, run_sweep
 
 ANY_FIELD = "Any field of rmtkit.config.Config can be given as --NAME=VALUE."
@@ -173,6 +174,7 @@ def _add_convert(commands) -> None:
     command.add_argument("--output", required=True, help="a folder that does not exist yet")
     command.add_argument("--backbone", help="its name or folder; config.json of the source, else gpt2, if not given")
     command.add_argument("--segment_size", type=int, default=512, help="tokens, 512 in the published checkpoints")
+    command.add_argument("--task", choices=TASKS, help="that it was trained for, which evaluate and notebooks ask for")
     command.set_defaults(run=_convert)
 
 
@@ -182,6 +184,8 @@ def _convert(known: argparse.Namespace, fields: dict[str, str]) -> dict:
     _refuse(fields, "convert")
     with new_folder(Path(known.output).expanduser()) as folder:
         result = convert_authors_checkpoint(known.source, folder, known.backbone, segment_size=known.segment_size)
+        trained = {"preset": "paper"} | ({"task": known.task} if known.task else {})
+        write_json(folder / "result.json", {"config": trained})  # how it is asked: the layout of the authors
     return {"output": known.output, **result}
 
 

@@ -87,7 +87,7 @@ def resolve_trained(parameters: dict) -> Config:
     With a `checkpoint` its model says segment size and number of memory tokens, and its own run the fields in `OF_RUN`;
     any other value given goes before.
 
-    Raises: ConfigError, also for a value that the model contradicts.
+    Raises: ConfigError, also for a value that the model contradicts, and if nobody says which task it was trained for.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     if "checkpoint" not in given:
@@ -96,6 +96,8 @@ def resolve_trained(parameters: dict) -> Config:
     by_run = {name: value for name, value in _said_by_run(folder).items() if name != "steps" or "segments" not in given}
     config = resolve({**by_run, **_said_by_model(folder), "precision": "auto", **given})  # the run's was for training
     check_model(config, folder)
+    if (folder / "config.json").is_file() and "task" not in {**by_run, **given}:
+        raise ConfigError(f"checkpoint {folder} does not say which task it was trained for; give task=qa1 or another")
     return config
 
 

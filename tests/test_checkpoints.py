@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from rmtkit.cli import main
+from rmtkit.config import ConfigError
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.checkpoints import load_authors_checkpoint, load_memory, save_authors_checkpoint, save_memory
+from rmtkit.reference import resolve_trained
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -169,6 +171,17 @@ def test_convert_writes_our_format(folder, tokenizer, make_tokens, capsys):
     model = AutoModelForCausalLM.from_pretrained(output)
     torch.testing.assert_close(model(tokens).logits, load_authors_checkpoint(folder, segment_size=5)(tokens).logits)
     assert (output / "tokenizer.json").is_file()
+
+
+def test_converted_checkpoint_is_asked_as_the_authors_trained_it(folder, capsys):
+    size, outputs = ["--segment_size", "40"], {name: str(folder.with_name(name)) for name in ("of qa3", "of no task")}
+    assert main(["convert", "--source", str(folder), "--output", outputs["of qa3"], "--task", "qa3", *size]) == 0
+    config = resolve_trained({"checkpoint": outputs["of qa3"]})
+    assert (config.task, config.preset, config.layout, config.segment_size) == ("qa3", "paper", "authors", 40)
+    assert main(["convert", "--source", str(folder), "--output", outputs["of no task"], *size]) == 0
+    with pytest.raises(ConfigError, match="does not say which task it was trained for; give task="):
+        resolve_trained({"checkpoint": outputs["of no task"]})
+    assert resolve_trained({"checkpoint": outputs["of no task"], "task": "qa2"}).layout == "authors"
 
 
 def test_convert_leaves_nothing_of_a_failure_and_never_replaces(folder, capsys):
