@@ -61,6 +61,7 @@ class Config:
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
     distraction: float = 0.0  # share of these texts' background that pieces of facts are written over
+    stillness: float = 0.0  # weight of the loss on what background alone moves in the memory of these texts
     num_asides: int = 2  # places of a window where questions are asked aside, which the memory does not see
     growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
@@ -196,7 +197,7 @@ AT_LEAST = {
     "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "memory_grid": 0, "bptt_depth": 1, "segments": 1,
     "steps": 1, "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
-    "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
+    "stillness": 0, "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0, "stage_rates": 0,
     "weight_decay": 0, "ema_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
     "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
@@ -285,8 +286,9 @@ def _check_training(config: Config) -> None:
         )
     if config.growth == "facts" and config.babi_path is not None:
         raise ConfigError("growth facts needs generated stories; recorded ones (babi_path) have the facts they have")
-    if config.distraction and not config.window:
-        raise ConfigError("distraction is of texts read on and on; give a window too, such as 4")
+    for name in ("distraction", "stillness"):
+        if getattr(config, name) and not config.window:
+            raise ConfigError(f"{name} is of texts read on and on; give a window too, such as 4")
     if config.max_grad_norm and config.max_grad_value:
         raise ConfigError(
             f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "

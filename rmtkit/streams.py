@@ -17,6 +17,9 @@ Length of a text: its number of windows w is drawn with a density of 1 / w^2, so
 same time of reading. Facts lie anywhere in it, or in half of the texts within a part of it, which leaves a long stretch
 of background before and behind them.
 
+Keeping still can be asked for beside the answers (`stillness`): an answer changes only once a memory has lost what it
+holds, the distance that a segment of background moves the memory says so long before.
+
 Ours; not in the paper. Axis letters: b batch (rows), q asides, t tokens, s segment tokens, k segments of a window,
 m memory tokens, d width.
 """
@@ -81,10 +84,12 @@ class Aside:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a row reads in one update: tokens (k * s,), whether a text begins with them, and the questions aside."""
+    """What a row reads in one update: tokens (k * s,), which segments (k,) are background alone, whether a text begins
+    with them, and the questions aside."""
 
     row: int
     tokens: np.ndarray
+    is_background: np.ndarray
     is_start: bool
     asides: tuple[Aside, ...]
 
@@ -113,10 +118,12 @@ class StreamDataset(Dataset):
         asides = (self._aside(text, window, rng) for _ in range(self.config.num_asides))
         start = window * self.window_size
         tokens = text.tokens[start : start + self.window_size]
+        is_told = tokens_of_facts(text.fact_spans, len(text.tokens))[start : start + len(tokens)]
         padding = np.full(self.window_size - len(tokens), self.builder.tokenizer.eos_token_id, tokens.dtype)
         return Window(
             row=index % self.config.batch_size,
             tokens=np.concatenate([tokens, padding]),
+            is_background=~np.append(is_told, padding >= 0).reshape(-1, self.config.segment_size).any(axis=1),
             is_start=window == 0,
             asides=tuple(aside for aside in asides if aside),
         )
@@ -177,15 +184,20 @@ class StreamDataset(Dataset):
         return np.random.default_rng([self.config.seed, purpose, self.stage.index, number])
 
 
+def tokens_of_facts(fact_spans: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Return which tokens of a text are part of a fact (k, 2), as booleans (t,)."""
+    change = np.zeros(num_tokens + 1, dtype=np.int64)
+    np.add.at(change, fact_spans[:, 0], 1)
+    np.add.at(change, fact_spans[:, 1], -1)
+    return np.cumsum(change)[:-1] > 0
+
+
 def distract(tokens: np.ndarray, fact_spans: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Write pieces of the facts (k, 2) over so many tokens of the background of a text (t,), at places drawn at random.
 
     A piece is at most half of a fact, and none touches a fact: all that the text tells it tells as before.
     """
-    is_told = np.zeros(len(tokens) + 1, dtype=np.int64)
-    np.add.at(is_told, fact_spans[:, 0], 1)
-    np.add.at(is_told, fact_spans[:, 1], -1)
-    is_told = np.cumsum(is_told)[:-1] > 0
+    is_told = tokens_of_facts(fact_spans, len(tokens))
     distracted, num_left = tokens.copy(), share * np.count_nonzero(~is_told)
     while num_left > rng.random():
         first, last = fact_spans[rng.integers(len(fact_spans))]
@@ -210,8 +222,8 @@ def collate_windows(windows: list[Window], pad_token_id: int) -> dict[str, torch
     """Make a training batch.
 
     Returns: input_ids and labels (q, t) of the asides, padded on the right, -100 but at answers; of each its row in
-             the batch and its segment, (q,); text (b, k * s); is_start (b,); rows (b,), which row of the update each
-             row of the batch is.
+             the batch and its segment, (q,); text (b, k * s); is_background (b, k); is_start (b,); rows (b,), which
+             row of the update each row of the batch is.
     """
     asides = [(row, aside) for row, window in enumerate(windows) for aside in window.asides]
     longest = max((len(aside.tokens) for _, aside in asides), default=1)
@@ -227,6 +239,7 @@ def collate_windows(windows: list[Window], pad_token_id: int) -> dict[str, torch
         "aside_rows": torch.tensor([row for row, _ in asides], dtype=torch.long),
         "aside_segments": torch.tensor([aside.segment for _, aside in asides], dtype=torch.long),
         "text": torch.from_numpy(np.stack([window.tokens for window in windows]).astype(np.int64)),
+        "is_background": torch.from_numpy(np.stack([window.is_background for window in windows])),
         "is_start": torch.tensor([window.is_start for window in windows]),
         "rows": torch.tensor([window.row for window in windows]),
     }
@@ -251,20 +264,49 @@ class CarriedMemory:
         self.memory[rows] = memory.detach()
 
 
-def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num_items=None):
+def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num_items=None, *,
+                stillness: float = 0.0, num_rows: int | None = None):  # fmt: skip
     """Read a window and answer the questions asked aside.
 
     Args:    model: RMTForCausalLM, or what wraps it (DDP);  batch: of `collate_windows`;  memory: what the window
-             begins with, (b, m, d);  num_items: what the loss is divided by; None: the number of labels.
+             begins with, (b, m, d);  num_items: what the loss is divided by; None: the number of labels;
+             stillness: weight of `motion`, whose sum is divided by num_rows; None: the number of rows.
     Returns: the loss, and the memory after the window, (b, m, d).
     """
     reader = getattr(model, "module", model)
     embeddings = reader.get_input_embeddings()(batch["text"])  # at once: the gradient (v, d) is made once, too
-    memories = [memory]
+    memories, written = [memory], []
     for segment in split_segments(embeddings, reader.config.segment_size):
-        memories.append(reader.checkpointed_step(segment, memories[-1], None)[1])
-    if not len(batch["input_ids"]):  # nothing can be asked yet: no gradient, but a loss that one can be taken of
-        return 0.0 * memories[-1].sum(), memories[-1]
-    asked = torch.stack(memories)[batch["aside_segments"], batch["aside_rows"]]
-    output = model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items)
-    return output.loss, memories[-1]
+        output, memory = reader.checkpointed_step(segment, memories[-1], None)
+        memories.append(memory)
+        written.append(output.written)
+    loss = 0.0 * memory.sum()  # nothing can be asked yet: no gradient, but a loss that one can be taken of
+    if len(batch["input_ids"]):
+        asked = torch.stack(memories)[batch["aside_segments"], batch["aside_rows"]]
+        loss = model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items).loss
+    if stillness and len(written) > 1:
+        moved = motion(torch.stack(memories), torch.stack(written), batch, reader.config.memory_grid)
+        loss = loss + stillness * moved.sum() / (num_rows or len(moved))
+    return loss, memory
+
+
+def motion(memories, written, batch: dict[str, torch.Tensor], grid: float) -> torch.Tensor:
+    """Return how far two segments of background alone move the memory, the mean over a window's pairs of them.
+
+    Two, because the memory of a small model may alternate between two states. What stays within a quarter of the grid
+    does not count: it is rounded back, with as much to spare.
+
+        mean over segments j, slots, width of  max(0, |written_{j+1} - M_{j-1}| / g - 1/4)^2      g: the grid
+        without a grid                         |written_{j+1} - M_{j-1}|^2
+
+    Args:    memories: M_0 .. M_k (k+1, b, m, d);  written: what segments 1 .. k wrote, before it was rounded,
+             (k, b, m, d);  batch: of `collate_windows`;  grid: the spacing, or 0.
+    Returns: (b,). A text's initial memory is no state to stay in, and does not count.
+    """
+    is_background = batch["is_background"].T  # (k, b)
+    counts = is_background[:-1] & is_background[1:]
+    counts[0] &= ~batch["is_start"]
+    distance = (written[1:].float() - memories[:-2].detach().float()).abs()
+    if grid:
+        distance = (distance / grid - 0.25).relu()
+    return (distance.square().mean(dim=(2, 3)) * counts).mean(dim=0)

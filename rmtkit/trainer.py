@@ -53,7 +53,11 @@ class StageTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows, reader = inputs["rows"], self.accelerator.unwrap_model(model)
         memory = self.carried.before(reader, rows, inputs["is_start"])
-        loss, memory = window_loss(model, inputs, memory, num_items_in_batch)
+        config = self.experiment.config
+        num_rows = None if num_items_in_batch is None else config.batch_size  # of the update, as those items are
+        loss, memory = window_loss(
+            model, inputs, memory, num_items_in_batch, stillness=config.stillness, num_rows=num_rows
+        )
         self.carried.keep(rows, memory)
         if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
             loss = loss * self.accelerator.num_processes

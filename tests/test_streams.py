@@ -15,7 +15,7 @@ from rmtkit.curriculum import Stage
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
 from rmtkit.optimization import WithCopies
-from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, distract, window_loss
+from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, distract, motion, window_loss
 
 SEGMENT, WINDOW, ROWS = 64, 3, 4
 
@@ -116,6 +116,20 @@ def test_training_texts_are_distracted_as_asked(dataset, make_builder):
     assert 0.03 < np.mean(np.concatenate([one.tokens != other.tokens for one, other in pairs])) < 0.06
 
 
+def test_segments_of_background_alone_have_no_token_of_a_fact(dataset):
+    size, num_found = WINDOW * SEGMENT, 0
+    for index in range(100):
+        number, window = dataset.place(index)
+        text = dataset.text(number)
+        told = {place for first, last in text.fact_spans for place in range(first, last)}
+        for segment, found in enumerate(dataset[index].is_background):
+            start = window * size + segment * SEGMENT
+            places = range(start, start + SEGMENT)
+            assert found == (places.stop <= len(text.tokens) and not told.intersection(places))
+            num_found += found
+    assert 50 < num_found < 250
+
+
 def test_longer_texts_come_more_seldom(dataset):
     windows = [dataset.text(number).num_windows for number in range(300)]
     assert 0.35 < sum(n == 1 for n in windows) / 300 < 0.65 and max(windows) == 10
@@ -161,6 +175,42 @@ def test_window_without_questions_has_a_loss_without_gradient(dataset, model):
     loss, _ = window_loss(model, {**batch, **empty}, model.initial_memory(ROWS))
     loss.backward()
     assert loss == 0 and all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("grid", [0.0, 0.5])
+def test_motion_is_what_two_segments_of_background_change_beyond_a_quarter_of_the_grid(grid):
+    generator = torch.Generator().manual_seed(0)
+    memories, written = (torch.randn(n, 3, 2, 4, generator=generator) for n in (5, 4))
+    is_background = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1]]).bool()
+    batch = {"is_background": is_background, "is_start": torch.tensor([False, False, True])}
+    expected = torch.zeros(3)
+    for row, pairs in enumerate([(1, 2, 3), (2,), ()]):  # the last row's first pair begins with M_0
+        for j in pairs:
+            distance = (written[j, row] - memories[j - 1, row]).abs()
+            excess = (distance / grid - 0.25).clamp(min=0) if grid else distance
+            expected[row] += excess.square().mean() / 3
+    torch.testing.assert_close(motion(memories, written, batch, grid), expected)
+
+
+def test_stillness_is_beside_the_answers_and_the_same_in_parts(dataset, model):
+    model.config.memory_grid = 0.25
+    batch = make_batch(dataset, 5 * ROWS)
+    batch["is_background"][:] = True
+    initial = model.initial_memory(ROWS)
+    plain, memory = window_loss(model, batch, initial)
+    still, after = window_loss(model, batch, initial, stillness=3.0)
+    memories = [initial, *(model.read(batch["text"][:, : n * SEGMENT]) for n in range(1, WINDOW + 1))]
+    steps = zip(split_segments(batch["text"], SEGMENT), memories, strict=False)
+    written = torch.stack([model.step(part, state)[0].written for part, state in steps])
+    moved = motion(torch.stack(memories), written, batch, 0.25)
+    torch.testing.assert_close(still, plain + 3 * moved.mean())
+    torch.testing.assert_close(after, memory)
+    (still - plain).backward()
+    assert model.memory.grad.abs().max() > 0  # what is written has a gradient, though it is rounded
+    part = collate_windows([dataset[5 * ROWS]], pad_token_id=0) | {"is_background": batch["is_background"][:1]}
+    plain, _ = window_loss(model, part, initial[:1])
+    still, _ = window_loss(model, part, initial[:1], stillness=3.0, num_rows=ROWS)
+    torch.testing.assert_close(still, plain + 3 * moved[0] / ROWS)
 
 
 def test_memory_goes_on_within_a_text_and_begins_anew_with_the_next(dataset, model):
@@ -271,6 +321,7 @@ def test_window_refuses_what_it_cannot_do(more):
         resolve({"window": 4, **more})
 
 
-def test_distraction_is_refused_where_it_would_do_nothing():
-    with pytest.raises(ConfigError, match="distraction is of texts read on and on"):
-        resolve({"preset": "tiny", "distraction": 0.01})
+@pytest.mark.parametrize("name", ["distraction", "stillness"])
+def test_settings_of_windows_are_refused_where_they_would_do_nothing(name):
+    with pytest.raises(ConfigError, match=f"{name} is of texts read on and on"):
+        resolve({"preset": "tiny", name: 0.01})

@@ -76,9 +76,9 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
         )
         hidden = output.last_hidden_state.to(embeddings.dtype)  # Mamba's is float32 whatever its weights are
         hidden = hidden if order is None else restore(hidden, order)
-        memory = hidden[:, m + s :].clone()  # a view would keep the segment's whole hidden states (b, m+s+m, d)
-        written = self._carried(memory, state, attention_mask)
-        return SegmentOutput(hidden=hidden[:, m : m + s], attentions=output.get("attentions")), written
+        written = hidden[:, m + s :].clone()  # a view would keep the segment's whole hidden states (b, m+s+m, d)
+        memory = self._carried(written, state, attention_mask)
+        return SegmentOutput(hidden=hidden[:, m : m + s], written=written, attentions=output.get("attentions")), memory
 
     # ------------------------------------------------------------------ its callers
 
