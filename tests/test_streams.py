@@ -130,6 +130,13 @@ def test_segments_of_background_alone_have_no_token_of_a_fact(dataset):
     assert 50 < num_found < 250
 
 
+def test_padding_behind_a_text_is_no_background(dataset):
+    text = dataset.text(0)
+    short = dataclasses.replace(text, tokens=text.tokens[: SEGMENT + 9], fact_spans=np.array([[SEGMENT, SEGMENT + 9]]))
+    dataset._text, dataset.config = lambda number: short, dataclasses.replace(dataset.config, num_asides=0)
+    assert dataset[0].is_background.tolist() == [True, False, False]
+
+
 def test_longer_texts_come_more_seldom(dataset):
     windows = [dataset.text(number).num_windows for number in range(300)]
     assert 0.35 < sum(n == 1 for n in windows) / 300 < 0.65 and max(windows) == 10
