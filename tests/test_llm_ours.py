@@ -129,7 +129,7 @@ def test_name_is_not_the_place(make_model, tokenizer, tmp_path):
     folder = tmp_path / "qa1-mine" / "model"
     make_model(vocab_size=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    parameters = {"answer_size": 3}
+    parameters = {"answer_size": 3, "task": "qa1"}
     assert RecurrentModel(folder, parameters).name == RecurrentModel(folder.parent, parameters).name == "qa1-mine"
 
 
