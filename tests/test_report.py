@@ -174,9 +174,9 @@ def test_report_of_a_reference_model_finds_the_committed_predictions(tmp_path, m
     monkeypatch.setattr(report, "execute", evaluate)
     monkeypatch.setattr("rmtkit.generalization.NUM_PROBLEMS", 20)
     names, output = ["03_length_generalization"], tmp_path / "page.html"
-    write_report("reference:qa5", output, notebooks=names, overrides={"babi_path": "somewhere"})
+    write_report("reference:qa4", output, notebooks=names, overrides={"babi_path": "somewhere"})
     results = pd.read_csv(REFERENCE / "results.csv", keep_default_na=False)
-    expected = results[results["run"].str.endswith("/qa5")].set_index("length")["correct"].to_dict()
+    expected = results[results["run"].str.endswith("/qa4")].set_index("length")["correct"].to_dict()
     assert found["records"].groupby("length")["is_correct"].sum().to_dict() == expected
     assert found["records"].groupby("length")["num_segments"].max()["8k"] == 8192 // 128
 
