@@ -280,12 +280,13 @@ def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num
         output, memory = reader.checkpointed_step(segment, memories[-1], None)
         memories.append(memory)
         written.append(output.written)
+    states = torch.stack(memories)
     loss = 0.0 * memory.sum()  # nothing can be asked yet: no gradient, but a loss that one can be taken of
     if len(batch["input_ids"]):
-        asked = torch.stack(memories)[batch["aside_segments"], batch["aside_rows"]]
+        asked = states[batch["aside_segments"], batch["aside_rows"]]
         loss = model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items).loss
     if stillness and len(written) > 1:
-        moved = motion(torch.stack(memories), torch.stack(written), batch, reader.config.memory_grid)
+        moved = motion(states, torch.stack(written), batch, reader.config.memory_grid)
         loss = loss + stillness * moved.sum() / (num_rows or len(moved))
     return loss, memory
 
@@ -293,8 +294,8 @@ def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num
 def motion(memories, written, batch: dict[str, torch.Tensor], grid: float) -> torch.Tensor:
     """Return how far two segments of background alone move the memory, the mean over a window's pairs of them.
 
-    Two, because the memory of a small model may alternate between two states. What stays within a quarter of the grid
-    does not count: it is rounded back, with as much to spare.
+    Two, because the memory of a small model may alternate between two states. A pair that tells a fact counts as 0, and
+    so does what stays within a quarter of the grid: it is rounded back, with as much to spare.
 
         mean over segments j, slots, width of  max(0, |written_{j+1} - M_{j-1}| / g - 1/4)^2      g: the grid
         without a grid                         |written_{j+1} - M_{j-1}|^2

@@ -23,8 +23,8 @@ from .segments import borders_from_left, first_segment_in_graph, split_segments
 
 @dataclass
 class SegmentOutput(ModelOutput):
-    """One segment: last hidden states of its tokens (b, s, d); what was written before it is put on the grid and before
-    a segment of padding is left out (b, m, d); attentions of each layer if asked for.
+    """One segment: last hidden states of its tokens (b, s, d); of a decoder what it wrote, before that is put on the
+    grid (b, m, d); attentions of each layer if asked for.
 
     Attentions of a decoder are (b, h, m+s+m, m+s+m), those of an encoder (b, h, p, p) over its p positions; padding,
     if there is any, comes last in them.

@@ -75,12 +75,10 @@ class RMTEncoder(RMTPreTrainedModel):
             hidden = restore(hidden, order)
             logits = logits if logits.ndim == 2 else restore(logits, order)
         start = int(self.config.cls_token_id is not None)
-        written = hidden[:, start : start + m]
-        memory = self._carried(written, state, attention_mask)
+        written = self._carried(hidden[:, start : start + m], state, attention_mask)
         logits = logits if logits.ndim == 2 else logits[:, first : first + s]
         text = hidden[:, first : first + s]
-        output = EncoderSegmentOutput(hidden=text, written=written, attentions=output.get("attentions"), logits=logits)
-        return output, memory
+        return EncoderSegmentOutput(hidden=text, attentions=output.get("attentions"), logits=logits), written
 
     def _around(self, segment: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what stands before and behind the text: [CLS] M_t [SEP] and [SEP], embedded, (b, ., d)."""

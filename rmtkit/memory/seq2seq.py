@@ -64,9 +64,8 @@ class RMTForSeq2SeqLM(RightAlignedModel, GenerationMixin):
             inputs_embeds=inputs, attention_mask=mask, output_attentions=output_attentions
         )
         hidden = output.last_hidden_state if order is None else restore(output.last_hidden_state, order)
-        written = hidden[:, :m]
-        memory = self._carried(written, state, attention_mask)
-        return SegmentOutput(hidden=hidden[:, m:], written=written, attentions=output.get("attentions")), memory
+        written = self._carried(hidden[:, :m], state, attention_mask)
+        return SegmentOutput(hidden=hidden[:, m:], attentions=output.get("attentions")), written
 
     def _encode(self, input_ids, attention_mask, state) -> tuple[dict, torch.Tensor]:
         """Read whole samples (b, t); return [M ; E] of the last segment, which the decoder attends to, and M."""
