@@ -29,6 +29,7 @@ class Sample:
     prompt:        Edna liked fog. | Mary went to the garden. | It rained. ... | Where is Mary?      (t,)
     fact_spans:                     [start, end) of each fact in the prompt                           (k, 2)
     earlier_answers: [start, end) in the prompt of answers, EOS included, to questions on the way     (q, 2)
+    foreground_spans: [start, end) of all in the prompt but background: facts, questions and answers  (p, 2)
     continuation:  garden <eos>  [ Where is John? hallway <eos> ... ]   extra questions in training   (c,)
     is_answer:     1      1      [ 0     0  0     1       1         ]   where the loss is taken       (c,)
     """
@@ -38,6 +39,7 @@ class Sample:
     is_answer: np.ndarray
     fact_spans: np.ndarray
     earlier_answers: np.ndarray
+    foreground_spans: np.ndarray
     problem: Problem
     split: str
     index: int
@@ -133,14 +135,17 @@ class BabilongBuilder:
         told, answer_sizes = self._told(problem, room)
         context, spans = self._context(told, num_tokens, len(head), len(tail), split, rng)
         spans += len(head)
+        prompt = _join([head, *context, tail])
+        asked_spans = [(0, len(head)), (len(prompt) - len(tail), len(prompt))]
         beyond = len(head) + len(tail) if self.layout == "authors" else 0
         continuation, is_answer = self._continuation(problem, self.answer_size - beyond)
         return Sample(
-            prompt=_join([head, *context, tail]),
+            prompt=prompt,
             continuation=continuation,
             is_answer=is_answer,
             fact_spans=spans[answer_sizes == 0],
             earlier_answers=np.stack([spans[:, 1] - answer_sizes, spans[:, 1]], axis=1)[answer_sizes > 0],
+            foreground_spans=np.concatenate([spans, asked_spans]),
             problem=problem,
             split=split,
             index=index,
@@ -301,6 +306,20 @@ class BabilongBuilder:
         if not len(allowed):  # no sentence ends within the range: the nearest gap before its end
             allowed = gaps[np.abs(gaps - max(low, high - num_told)).argmin()][None]
         return _interleave(TokenPieces(views), np.sort(rng.choice(allowed, len(told))), told)
+
+
+def tokens_in(spans: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Return which tokens of a text lie in one of the spans (k, 2), as booleans (t,)."""
+    change = np.zeros(num_tokens + 1, dtype=np.int64)
+    np.add.at(change, spans[:, 0], 1)
+    np.add.at(change, spans[:, 1], -1)
+    return np.cumsum(change)[:-1] > 0
+
+
+def segments_of_background(is_background: np.ndarray, segment_size: int, num_segments: int) -> np.ndarray:
+    """Return which segments are full of background alone, (n,); after the tokens given, (t,), there is none."""
+    padding = np.zeros(num_segments * segment_size - len(is_background), dtype=bool)
+    return np.append(is_background, padding).reshape(num_segments, segment_size).all(axis=1)
 
 
 def _interleave(passage: TokenPieces, positions, told) -> tuple[list[np.ndarray], np.ndarray]:

@@ -60,8 +60,8 @@ class Config:
     steps: tuple[int, ...] = (150, 300, 150)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
     window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
-    distraction: float = 0.0  # share of these texts' background that pieces of facts are written over
-    stillness: float = 0.0  # weight of the loss on what background alone moves in the memory of these texts
+    distraction: float = 0.0  # share of the background that pieces of facts are written over in training
+    stillness: float = 0.0  # weight of the loss on what background alone moves in the memory
     num_asides: int = 2  # places of a window where questions are asked aside, which the memory does not see
     growth: str = "none"  # what samples have little of when a stage begins: facts, background; or none
     growth_loss: float = 0.15  # training loss below which they grow, by two facts or a tenth of the background
@@ -286,9 +286,6 @@ def _check_training(config: Config) -> None:
         )
     if config.growth == "facts" and config.babi_path is not None:
         raise ConfigError("growth facts needs generated stories; recorded ones (babi_path) have the facts they have")
-    for name in ("distraction", "stillness"):
-        if getattr(config, name) and not config.window:
-            raise ConfigError(f"{name} is of texts read on and on; give a window too, such as 4")
     if config.max_grad_norm and config.max_grad_value:
         raise ConfigError(
             f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "

@@ -1,7 +1,9 @@
 """The curriculum: stages of more and more segments, what their batches hold, and when they end.
 
-Kuratov et al. 2024 (2402.10790), section 4 and appendix A. Batches of one number of segments, questions on the way and
-samples that grow inside of a stage are ours (outputs/reference/LOG.md).
+Kuratov et al. 2024 (2402.10790), section 4 and appendix A. Batches of one number of segments, questions on the way,
+samples that grow inside of a stage and pieces of facts strewn over the background are ours (outputs/reference/LOG.md).
+
+Axis letters: t tokens, k facts.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from rmtkit.babilong import BabilongBuilder, Sample
+from rmtkit.babilong import BabilongBuilder, Sample, tokens_in
 from rmtkit.config import Config
 from rmtkit.experiment import Experiment, prompt_size
 
@@ -85,7 +87,7 @@ class StageDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         size = prompt_size(self.config, self.num_segments(index))
-        return self.builder.sample(
+        sample = self.builder.sample(
             "train",
             self.first_index + index,
             size,
@@ -93,6 +95,13 @@ class StageDataset(Dataset):
             num_questions_between=self.config.num_questions_between,
             **self._growth(sum(index // self.config.batch_size >= batch for batch in self.grown_at)),
         )
+        return self._distracted(sample) if self.config.distraction else sample
+
+    def _distracted(self, sample: Sample) -> Sample:
+        tokens = np.asarray(sample.prompt)
+        is_background = ~tokens_in(sample.foreground_spans, len(tokens))
+        rng = np.random.default_rng([self.config.seed, self.stage.index, sample.index])
+        return replace(sample, prompt=distract(tokens, sample.fact_spans, is_background, self.config.distraction, rng))
 
     def _growth(self, level: int) -> dict:
         """Return how easy the samples of a level are: two facts more a level, or a tenth of the background."""
@@ -101,6 +110,26 @@ class StageDataset(Dataset):
         if self.config.growth == "background":
             return {"background_share": min(1.0, level / 10)}
         return {}
+
+
+def distract(tokens, fact_spans: np.ndarray, is_background: np.ndarray, share: float, rng: np.random.Generator):
+    """Write pieces of the facts (k, 2) over so many tokens of the background of a text, at places drawn at random.
+
+    A piece is at most half of a fact, and lies in the background alone: all that the text tells it tells as before.
+
+    Args:    tokens: the text, (t,);  fact_spans: [start, end) of each fact, (k, 2);  is_background: (t,);
+             share: of the tokens of background.
+    Returns: another text, (t,).
+    """
+    distracted, num_left = tokens.copy(), share * np.count_nonzero(is_background)
+    while num_left > rng.random():
+        first, last = fact_spans[rng.integers(len(fact_spans))]
+        size = int(rng.integers(1, max(1, (last - first) // 2) + 1))
+        start, place = rng.integers(first, last - size + 1), rng.integers(len(tokens) - size + 1)
+        if is_background[place : place + size].all():
+            distracted[place : place + size] = tokens[start : start + size]
+        num_left -= size
+    return distracted
 
 
 class StageEndCallback(TrainerCallback):

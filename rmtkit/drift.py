@@ -133,6 +133,7 @@ def _asked(builder: BabilongBuilder, text: Text, told: np.ndarray, split: str) -
         is_answer=is_answer[num_asked:],
         fact_spans=nothing,
         earlier_answers=nothing,
+        foreground_spans=nothing,
         problem=Problem(task, text.problem.facts, (dataclasses.replace(question),)),
         split=split,
         index=0,

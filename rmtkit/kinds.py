@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from rmtkit.babilong import Sample
+from rmtkit.babilong import Sample, segments_of_background, tokens_in
 from rmtkit.background import TokenRows
 from rmtkit.config import Config
 from rmtkit.memory import (
@@ -53,8 +53,12 @@ def training_questions(config: Config, model: RMTPreTrainedModel) -> Config:
 # ---------------------------------------------------------------------- batches
 
 
-def collate(samples: list[Sample], pad_token_id: int, model: RMTPreTrainedModel | None = None) -> dict:
-    """Make a training batch for a model; None: a decoder."""
+def collate(samples: list[Sample], pad_token_id: int, model: RMTPreTrainedModel | None = None, *,
+            marks_background: bool = False) -> dict:  # fmt: skip
+    """Make a training batch for a model; None: a decoder.
+
+    Args: marks_background: add is_background (b, n), which segments of a decoder's text are background alone.
+    """
     if isinstance(model, RMTForSequenceClassification):
         labels = [model.config.label2id[sample.question.answer] for sample in samples]
         return {**_pad([sample.prompt for sample in samples], pad_token_id), "labels": torch.tensor(labels)}
@@ -62,7 +66,17 @@ def collate(samples: list[Sample], pad_token_id: int, model: RMTPreTrainedModel 
         answers = _pad([sample.continuation[: _answer_size(sample)] for sample in samples], pad_token_id)
         labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100)
         return {**_pad([_with_eos(sample) for sample in samples], pad_token_id), "labels": labels}
-    return _collate_decoder(samples, pad_token_id)
+    batch = _collate_decoder(samples, pad_token_id)
+    if marks_background:
+        size = model.config.segment_size
+        num_segments = -(-batch["input_ids"].shape[1] // size)
+        batch["is_background"] = torch.from_numpy(np.stack([_is_background(s, size, num_segments) for s in samples]))
+    return batch
+
+
+def _is_background(sample: Sample, segment_size: int, num_segments: int) -> np.ndarray:
+    is_background = ~tokens_in(sample.foreground_spans, len(sample.prompt))
+    return segments_of_background(is_background, segment_size, num_segments)
 
 
 def _collate_decoder(samples: list[Sample], pad_token_id: int) -> dict[str, torch.Tensor]:

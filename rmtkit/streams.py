@@ -17,9 +17,6 @@ Length of a text: its number of windows w is drawn with a density of 1 / w^2, so
 same time of reading. Facts lie anywhere in it, or in half of the texts within a part of it, which leaves a long stretch
 of background before and behind them.
 
-Keeping still can be asked for beside the answers (`stillness`): an answer changes only once a memory has lost what it
-holds, the distance that a segment of background moves the memory says so long before.
-
 Ours; not in the paper. Axis letters: b batch (rows), q asides, t tokens, s segment tokens, k segments of a window,
 m memory tokens, d width.
 """
@@ -34,11 +31,12 @@ import torch
 from torch.utils.data import Dataset
 
 from rmtkit.babi import Problem, Question
-from rmtkit.babilong import BabilongBuilder
+from rmtkit.babilong import BabilongBuilder, segments_of_background, tokens_in
 from rmtkit.config import Config
-from rmtkit.curriculum import Stage
+from rmtkit.curriculum import Stage, distract
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
+from rmtkit.stillness import motion
 
 TEXT, WINDOW = 1, 2  # what a random generator is for
 TRIES = 10  # places looked at in search of one where the question fits its segment
@@ -118,12 +116,12 @@ class StreamDataset(Dataset):
         asides = (self._aside(text, window, rng) for _ in range(self.config.num_asides))
         start = window * self.window_size
         tokens = text.tokens[start : start + self.window_size]
-        is_told = tokens_of_facts(text.fact_spans, len(text.tokens))[start : start + len(tokens)]
+        is_background = ~tokens_in(text.fact_spans, len(text.tokens))[start : start + len(tokens)]
         padding = np.full(self.window_size - len(tokens), self.builder.tokenizer.eos_token_id, tokens.dtype)
         return Window(
             row=index % self.config.batch_size,
             tokens=np.concatenate([tokens, padding]),
-            is_background=~np.append(is_told, padding >= 0).reshape(-1, self.config.segment_size).any(axis=1),
+            is_background=segments_of_background(is_background, self.config.segment_size, self.config.window),
             is_start=window == 0,
             asides=tuple(aside for aside in asides if aside),
         )
@@ -156,7 +154,7 @@ class StreamDataset(Dataset):
         tokens, spans = self.builder.facts_in_text(
             problem, num_windows * self.window_size, "train", rng, fact_depth=_fact_depth(rng)
         )
-        tokens = distract(tokens, spans, config.distraction, rng)
+        tokens = distract(tokens, spans, ~tokens_in(spans, len(tokens)), config.distraction, rng)
         return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:
@@ -182,31 +180,6 @@ class StreamDataset(Dataset):
 
     def _rng(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, purpose, self.stage.index, number])
-
-
-def tokens_of_facts(fact_spans: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Return which tokens of a text are part of a fact (k, 2), as booleans (t,)."""
-    change = np.zeros(num_tokens + 1, dtype=np.int64)
-    np.add.at(change, fact_spans[:, 0], 1)
-    np.add.at(change, fact_spans[:, 1], -1)
-    return np.cumsum(change)[:-1] > 0
-
-
-def distract(tokens: np.ndarray, fact_spans: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Write pieces of the facts (k, 2) over so many tokens of the background of a text (t,), at places drawn at random.
-
-    A piece is at most half of a fact, and none touches a fact: all that the text tells it tells as before.
-    """
-    is_told = tokens_of_facts(fact_spans, len(tokens))
-    distracted, num_left = tokens.copy(), share * np.count_nonzero(~is_told)
-    while num_left > rng.random():
-        first, last = fact_spans[rng.integers(len(fact_spans))]
-        size = int(rng.integers(1, max(1, (last - first) // 2) + 1))
-        start, place = rng.integers(first, last - size + 1), rng.integers(len(tokens) - size + 1)
-        if not is_told[place : place + size].any():
-            distracted[place : place + size] = tokens[start : start + size]
-        num_left -= size
-    return distracted
 
 
 def _fact_depth(rng: np.random.Generator) -> tuple[float, float]:
@@ -270,7 +243,7 @@ def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num
 
     Args:    model: RMTForCausalLM, or what wraps it (DDP);  batch: of `collate_windows`;  memory: what the window
              begins with, (b, m, d);  num_items: what the loss is divided by; None: the number of labels;
-             stillness: weight of `motion`, whose sum is divided by num_rows; None: the number of rows.
+             stillness: weight of `rmtkit.stillness.motion`, whose sum is divided by num_rows; None: the number of rows.
     Returns: the loss, and the memory after the window, (b, m, d).
     """
     reader = getattr(model, "module", model)
@@ -285,29 +258,8 @@ def window_loss(model, batch: dict[str, torch.Tensor], memory: torch.Tensor, num
     if len(batch["input_ids"]):
         asked = states[batch["aside_segments"], batch["aside_rows"]]
         loss = model(batch["input_ids"], labels=batch["labels"], state=asked, num_items_in_batch=num_items).loss
-    if stillness and len(written) > 1:
-        moved = motion(states, torch.stack(written), batch, reader.config.memory_grid)
+    if stillness:
+        is_background = batch["is_background"]
+        moved = motion(states, torch.stack(written), is_background, reader.config.memory_grid, batch["is_start"])
         loss = loss + stillness * moved.sum() / (num_rows or len(moved))
     return loss, memory
-
-
-def motion(memories, written, batch: dict[str, torch.Tensor], grid: float) -> torch.Tensor:
-    """Return how far two segments of background alone move the memory, the mean over a window's pairs of them.
-
-    Two, because the memory of a small model may alternate between two states. A pair that tells a fact counts as 0, and
-    so does what stays within a quarter of the grid: it is rounded back, with as much to spare.
-
-        mean over segments j, slots, width of  max(0, |written_{j+1} - M_{j-1}| / g - 1/4)^2      g: the grid
-        without a grid                         |written_{j+1} - M_{j-1}|^2
-
-    Args:    memories: M_0 .. M_k (k+1, b, m, d);  written: what segments 1 .. k wrote, before it was rounded,
-             (k, b, m, d);  batch: of `collate_windows`;  grid: the spacing, or 0.
-    Returns: (b,). A text's initial memory is no state to stay in, and does not count.
-    """
-    is_background = batch["is_background"].T  # (k, b)
-    counts = is_background[:-1] & is_background[1:]
-    counts[0] &= ~batch["is_start"]
-    distance = (written[1:].float() - memories[:-2].detach().float()).abs()
-    if grid:
-        distance = (distance / grid - 0.25).relu()
-    return (distance.square().mean(dim=(2, 3)) * counts).mean(dim=0)

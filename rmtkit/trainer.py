@@ -21,6 +21,7 @@ from rmtkit.optimization import MuonWithAdamW, WithCopies
 from rmtkit.processes import is_main, rank
 from rmtkit.progress import Pace
 from rmtkit.sharding import whole_model
+from rmtkit.stillness import text_loss
 from rmtkit.streams import CarriedMemory, window_loss
 from rmtkit.validation import Metric, validate
 
@@ -49,16 +50,18 @@ class StageTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of a batch; of windows after what their rows have read, and carry the memory on."""
         self.pace.num_tokens += sum(inputs[name].numel() for name in ("input_ids", "text") if name in inputs)
-        if self.carried is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        rows, reader = inputs["rows"], self.accelerator.unwrap_model(model)
-        memory = self.carried.before(reader, rows, inputs["is_start"])
         config = self.experiment.config
+        if self.carried is None and not config.stillness:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         num_rows = None if num_items_in_batch is None else config.batch_size  # of the update, as those items are
-        loss, memory = window_loss(
-            model, inputs, memory, num_items_in_batch, stillness=config.stillness, num_rows=num_rows
-        )
-        self.carried.keep(rows, memory)
+        settings = {"num_items": num_items_in_batch, "stillness": config.stillness, "num_rows": num_rows}
+        if self.carried is None:
+            loss = text_loss(model, inputs, **settings)
+        else:
+            rows, reader = inputs["rows"], self.accelerator.unwrap_model(model)
+            memory = self.carried.before(reader, rows, inputs["is_start"])
+            loss, memory = window_loss(model, inputs, memory, **settings)
+            self.carried.keep(rows, memory)
         if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
             loss = loss * self.accelerator.num_processes
         return loss

@@ -117,7 +117,8 @@ def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel
     dataset = stage_dataset(experiment, stage, model)
     make_batch = functools.partial(collate_windows, pad_token_id=pad)
     if not config.window:
-        make_batch = functools.partial(collate, pad_token_id=pad, model=model)
+        marks_background = bool(config.stillness)
+        make_batch = functools.partial(collate, pad_token_id=pad, model=model, marks_background=marks_background)
     transform = hooks.batch_transform or (lambda batch: batch)
     promote_at = None if stage.is_last else config.promote_at
     trainer = StageTrainer(
@@ -144,9 +145,12 @@ def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel
 def stage_dataset(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel) -> StageDataset | StreamDataset:
     """Return what a stage trains on: samples, or with `window` texts that are read on and on."""
     config = experiment.config
+    is_decoder = isinstance(model, RMTForCausalLM)
+    if config.stillness and not is_decoder:
+        raise ConfigError("stillness is for decoders, which say what they wrote; leave it at 0")
     if not config.window:
         return StageDataset(experiment.builder, training_questions(config, model), stage)
-    if not isinstance(model, RMTForCausalLM):
+    if not is_decoder:
         raise ConfigError("window is for decoders: questions are asked aside of a memory, which a decoder answers from")
     return StreamDataset(experiment.builder, config, stage)
 

@@ -15,7 +15,8 @@ from rmtkit.curriculum import Stage
 from rmtkit.memory import RMTForCausalLM
 from rmtkit.memory.segments import split_segments
 from rmtkit.optimization import WithCopies
-from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, distract, motion, window_loss
+from rmtkit.stillness import motion
+from rmtkit.streams import CarriedMemory, StreamDataset, collate_windows, window_loss
 
 SEGMENT, WINDOW, ROWS = 64, 3, 4
 
@@ -85,27 +86,6 @@ def test_half_of_the_questions_stand_where_they_do_in_evaluation(dataset):
     ends = [int(aside.is_answer.argmax()) for index in range(100) for aside in dataset[index].asides]
     at_end = sum(end == SEGMENT - dataset.config.answer_size for end in ends) / len(ends)
     assert 0.3 < at_end < 0.8 and min(ends) < SEGMENT // 2
-
-
-def test_pieces_of_facts_are_written_over_background_and_no_fact_is_touched():
-    tokens, spans = np.zeros(5000, np.uint16), np.array([[100, 106], [106, 113], [4000, 4005]])
-    for first, last in spans:
-        tokens[first:last] = np.arange(first, last)
-    found = distract(tokens, spans, 0.02, np.random.default_rng(0))
-    assert not tokens[:100].any() and all((found[a:b] == tokens[a:b]).all() for a, b in spans)
-    is_written = found != tokens
-    assert 0.015 < is_written.mean() < 0.025
-    text = "".join(chr(token) if written else "." for written, token in zip(is_written, found, strict=True))
-    runs = re.findall(r"[^.]+", text)
-    assert set(map(ord, text)) == {ord("."), *range(100, 113), *range(4000, 4005)}
-    steps = np.concatenate([np.diff([ord(token) for token in run]) for run in runs])
-    assert len(steps) and (steps == 1).mean() > 0.9  # pieces in their order
-    assert max(map(len, runs)) <= 2 * 3  # at most half of a fact; now and then two of them side by side
-
-
-def test_background_is_as_it_is_without_distraction():
-    tokens = np.arange(50, dtype=np.uint16)
-    assert (distract(tokens, np.array([[10, 16]]), 0.0, np.random.default_rng(0)) == tokens).all()
 
 
 def test_training_texts_are_distracted_as_asked(dataset, make_builder):
@@ -184,21 +164,6 @@ def test_window_without_questions_has_a_loss_without_gradient(dataset, model):
     assert loss == 0 and all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize("grid", [0.0, 0.5])
-def test_motion_is_what_two_segments_of_background_change_beyond_a_quarter_of_the_grid(grid):
-    generator = torch.Generator().manual_seed(0)
-    memories, written = (torch.randn(n, 3, 2, 4, generator=generator) for n in (5, 4))
-    is_background = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1]]).bool()
-    batch = {"is_background": is_background, "is_start": torch.tensor([False, False, True])}
-    expected = torch.zeros(3)
-    for row, pairs in enumerate([(1, 2, 3), (2,), ()]):  # the last row's first pair begins with M_0
-        for j in pairs:
-            distance = (written[j, row] - memories[j - 1, row]).abs()
-            excess = (distance / grid - 0.25).clamp(min=0) if grid else distance
-            expected[row] += excess.square().mean() / 3
-    torch.testing.assert_close(motion(memories, written, batch, grid), expected)
-
-
 def test_stillness_is_beside_the_answers_and_the_same_in_parts(dataset, model):
     model.config.memory_grid = 0.25
     batch = make_batch(dataset, 5 * ROWS)
@@ -209,7 +174,7 @@ def test_stillness_is_beside_the_answers_and_the_same_in_parts(dataset, model):
     memories = [initial, *(model.read(batch["text"][:, : n * SEGMENT]) for n in range(1, WINDOW + 1))]
     steps = zip(split_segments(batch["text"], SEGMENT), memories, strict=False)
     written = torch.stack([model.step(part, state)[0].written for part, state in steps])
-    moved = motion(torch.stack(memories), written, batch, 0.25)
+    moved = motion(torch.stack(memories), written, batch["is_background"], 0.25, batch["is_start"])
     torch.testing.assert_close(still, plain + 3 * moved.mean())
     torch.testing.assert_close(after, memory)
     (still - plain).backward()
@@ -326,9 +291,3 @@ def test_schedulers_reach_the_optimizer_inside():
 def test_window_refuses_what_it_cannot_do(more):
     with pytest.raises(ConfigError, match="window reads texts on and on"):
         resolve({"window": 4, **more})
-
-
-@pytest.mark.parametrize("name", ["distraction", "stillness"])
-def test_settings_of_windows_are_refused_where_they_would_do_nothing(name):
-    with pytest.raises(ConfigError, match=f"{name} is of texts read on and on"):
-        resolve({"preset": "tiny", name: 0.01})

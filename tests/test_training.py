@@ -335,6 +335,7 @@ def start_training(parameters: dict) -> subprocess.Popen:
         {"growth": "background", "growth_loss": "100"},  # grows with every log
         {"window": "1", "precision": "bfloat16"},
         {"window": "1", "distraction": "0.1", "ema_decay": "0.5"},
+        {"distraction": "0.1", "stillness": "5", "memory_grid": "0.5"},
     ],
 )
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(small, tmp_path, more):

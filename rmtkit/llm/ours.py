@@ -82,7 +82,8 @@ class RecurrentModel:
             prompt=TokenPieces([head, *self._encode(case.context), tail]),
             continuation=np.full(self._answer_size, self.tokenizer.eos_token_id),
             is_answer=np.ones(self._answer_size, dtype=bool),
-            fact_spans=none, earlier_answers=none, problem=problem, split="test", index=case.index,
+            fact_spans=none, earlier_answers=none, foreground_spans=none,
+            problem=problem, split="test", index=case.index,
         )  # fmt: skip
 
     def _encode(self, context: str) -> Iterator[np.ndarray]:

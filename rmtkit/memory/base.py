@@ -155,11 +155,12 @@ class RMTPreTrainedModel(PreTrainedModel):
             output, state = self.checkpointed_step(segment, state, mask)
             yield output, state
 
-    def _read_left_to_right(self, input_ids, attention_mask, targets, state, kept: str):
+    def _read_left_to_right(self, input_ids, attention_mask, targets, state, kept: str, written: list | None = None):
         """Step through all segments, with what is padded at the end of each row.
 
         Args:    input_ids (b, t), or what else `step` takes, (b, t, d);
-                 targets (b, t): what each position has to predict, or None;  kept: the field of the output to keep.
+                 targets (b, t): what each position has to predict, or None;  kept: the field of the output to keep;
+                 written: what each segment wrote is appended to it, (b, m, d).
         Returns: that field of each segment (b, s, .), or with targets (k, .) of its k labelled positions; their
                  targets (k,); the memory after the last segment.
         """
@@ -170,6 +171,8 @@ class RMTPreTrainedModel(PreTrainedModel):
         values, wanted = [], []
         for read, target in zip(self._steps(segments, masks, state), targets, strict=True):
             output, state = read
+            if written is not None:
+                written.append(output.written)
             if target is None:
                 values.append(output[kept])
             elif (has_label := target != -100).any():  # an empty selection would keep the whole segment in the graph
