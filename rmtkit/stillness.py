@@ -40,11 +40,13 @@ def motion(memories, written, is_background, grid: float, is_start=None) -> torc
 def text_loss(model, batch: dict[str, torch.Tensor], num_items=None, *, stillness: float, num_rows: int | None = None):
     """Return the loss of whole texts: their answers' cross-entropy, and how far background moves their memory.
 
-    Args: model: RMTForCausalLM, or what wraps it (DDP);  batch: input_ids and labels (b, t), and is_background (b, n),
-          which of their segments are background alone;  num_items: what the cross-entropy is divided by; None: the
-          number of labels;  stillness: weight of `motion`, whose sum is divided by num_rows; None: the number of texts.
+    Args: model: RMTForCausalLM, or what wraps it (DDP);  batch: what the model takes, input_ids and labels (b, t), and
+          is_background (b, n), which of their segments are background alone;  num_items: what the cross-entropy is
+          divided by; None: the number of labels;  stillness: weight of `motion`, whose sum is divided by num_rows;
+          None: the number of texts.
     """
-    output = model(batch["input_ids"], labels=batch["labels"], num_items_in_batch=num_items, output_written=True)
+    texts = {name: values for name, values in batch.items() if name != "is_background"}
+    output = model(**texts, num_items_in_batch=num_items, output_written=True)
     grid = getattr(model, "module", model).config.memory_grid
     memories = on_grid(output.written.detach(), grid)  # M_1 .. M_n; M_0 is no state to stay in
     moved = motion(memories, output.written[1:], batch["is_background"][:, 1:], grid)

@@ -367,9 +367,10 @@ def test_first_training_text_has_the_answers_that_are_learned(small, tmp_path):
     assert asides and all("<|endoftext|>" in aside and " Where is " in aside for aside in asides)
 
 
-def test_window_is_for_decoders(small, tmp_path):
-    experiment = make_experiment(small, tmp_path, window=2, segments="2")
-    with pytest.raises(ConfigError, match="window is for decoders"):
+@pytest.mark.parametrize(("name", "value"), [("window", 2), ("stillness", 5)])
+def test_window_and_stillness_are_for_decoders(small, tmp_path, name, value):
+    experiment = make_experiment(small, tmp_path, segments="2", **{name: value})
+    with pytest.raises(ConfigError, match=f"{name} is for decoders"):
         stage_dataset(experiment, stages(experiment)[0], model=None)
 
 
