@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rmtkit.plotting.style import LEGEND, check_columns, counted, curve_look, subplots, use_log_scale
 
 PLACE = ("stage", "num_segments", "step")
+LEGEND_ROWS = 16
 
 
 def plot_training(metrics: pd.DataFrame, log: pd.DataFrame | None = None) -> Figure:
@@ -25,7 +26,8 @@ def plot_training(metrics: pd.DataFrame, log: pd.DataFrame | None = None) -> Fig
     tables = [_in_order(metrics), _in_order(log) if has_log else pd.DataFrame(columns=PLACE)]
     ends = pd.concat([table[["stage", "step"]] for table in tables if len(table)]).groupby("stage")["step"].max()
     starts = ends.cumsum() - ends
-    figure, axes = subplots(7.5, 5.6 if has_log else 4, 1 + has_log, 1, sharex=True)
+    columns = max(1, -(-len(ends) // LEGEND_ROWS))
+    figure, axes = subplots(6 + 1.5 * columns, 5.6 if has_log else 4, 1 + has_log, 1, sharex=True)
     for number, stage in enumerate(ends.index):
         parts = [table[table["stage"] == stage] for table in tables]
         segments, end = pd.concat(parts)["num_segments"].iloc[0], starts[stage] + ends[stage]
@@ -38,7 +40,7 @@ def plot_training(metrics: pd.DataFrame, log: pd.DataFrame | None = None) -> Fig
     n = f"\n{counted(metrics['n'])} samples" if len(metrics) else ""
     axes[0, 0].set(ylim=(-3, 103), xlim=(0, None), ylabel=f"validation accuracy\n(exact match), %{n}")
     axes[-1, 0].set_xlabel("updates since the start of the curriculum")
-    figure.legend(title="curriculum stage: length", loc="outside right upper", **LEGEND)
+    figure.legend(title="curriculum stage: length", loc="outside right upper", ncols=columns, **LEGEND)
     return figure
 
 
