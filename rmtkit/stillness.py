@@ -46,8 +46,9 @@ def text_loss(model, batch: dict[str, torch.Tensor], num_items=None, *, stillnes
           None: the number of texts.
     """
     texts = {name: values for name, values in batch.items() if name != "is_background"}
-    output = model(**texts, num_items_in_batch=num_items, output_written=True)
+    output = model(**texts, num_items_in_batch=num_items)
+    written = torch.stack(output.written)
     grid = getattr(model, "module", model).config.memory_grid
-    memories = on_grid(output.written.detach(), grid)  # M_1 .. M_n; M_0 is no state to stay in
-    moved = motion(memories, output.written[1:], batch["is_background"][:, 1:], grid)
+    memories = on_grid(written.detach(), grid)  # M_1 .. M_n; M_0 is no state to stay in
+    moved = motion(memories, written[1:], batch["is_background"][:, 1:], grid)
     return output.loss + stillness * moved.sum() / (num_rows or len(moved))

@@ -115,12 +115,14 @@ def test_loss_of_texts_is_the_same_with_activations_computed_again(samples, mode
         torch.testing.assert_close(mine.grad, other.grad)
 
 
-def test_writing_is_returned_where_it_is_asked_for(samples, model):
-    ids = collate([samples[0]], 0, model)["input_ids"]
-    output = model(ids, output_written=True)
-    assert output.written.shape == (-(-ids.shape[1] // SEGMENT), 1, *model.memory.shape)
+def test_writing_is_returned_with_a_loss_to_learn_from(samples, model):
+    batch = collate([samples[0]], 0, model)
+    output = model(**batch)
+    assert len(output.written) == -(-batch["input_ids"].shape[1] // SEGMENT)
     torch.testing.assert_close(torch.round(output.written[-1] / 0.25) * 0.25, output.memory)
-    assert model(ids).written is None
+    assert model(batch["input_ids"]).written is None
+    with torch.no_grad():
+        assert model(**batch).written is None
 
 
 def test_pieces_of_facts_are_written_over_background_and_no_fact_is_touched():

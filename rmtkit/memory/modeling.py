@@ -28,14 +28,14 @@ from .segments import next_token_targets, pack, padding_last, reorder, restore
 class RMTOutput(ModelOutput):
     """A sample: loss (if labels), logits (b, kept, v) (if no labels), memory after the last segment (b, m, d).
 
-    Where it was asked for: what each segment wrote, before it was put on the grid, (n, b, m, d).
+    With a loss to learn from: what each segment wrote, before it was put on the grid, (b, m, d) each.
     While generating, past_key_values holds what was read, and memory is that before the segment being written.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     memory: torch.Tensor | None = None
-    written: torch.Tensor | None = None
+    written: tuple[torch.Tensor, ...] | None = None
     past_key_values: ReadingCache | None = None
 
 
@@ -87,8 +87,7 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self, input_ids, attention_mask=None, labels=None, state=None, *, logits_to_keep: int = 0,
-        num_items_in_batch=None, output_written: bool = False,
-        past_key_values: ReadingCache | None = None, use_cache: bool = False,
+        num_items_in_batch=None, past_key_values: ReadingCache | None = None, use_cache: bool = False,
     ) -> RMTOutput:  # fmt: skip
         """Run a whole sample; the LM head is applied only where a label or a kept logit needs it.
 
@@ -96,24 +95,25 @@ class RMTForCausalLM(RMTPreTrainedModel, GenerationMixin):
                  labels (b, t), -100 = no loss there;  state: memory to start from, (b, m, d);
                  logits_to_keep: last positions whose logits to return (0 = all), used only without labels;
                  num_items_in_batch: what the loss is divided by instead of its own number of labels;
-                 output_written: return what each segment wrote;  past_key_values, use_cache: see `generate`.
+                 past_key_values, use_cache: see `generate`.
         Returns: RMTOutput: the mean cross-entropy over all labels, or logits (b, kept, v); the last memory.
         """
         if use_cache and labels is None:
             return self._continue(input_ids, attention_mask, state, past_key_values)
         input_ids, attention_mask, labels, order = pack(input_ids, attention_mask, labels)
         targets = None if labels is None else next_token_targets(labels)
-        if labels is not None and torch.is_grad_enabled() and not self.config.segment_checkpointing:
+        is_learning = labels is not None and torch.is_grad_enabled()
+        if is_learning and not self.config.segment_checkpointing:
             input_ids = self.get_input_embeddings()(input_ids)  # at once: the gradient (v, d) is made once, too
-        written = [] if output_written else None
+        written = [] if is_learning else None  # of a text without end it would fill the memory
         hidden, targets, memory = self._read_left_to_right(input_ids, attention_mask, targets, state, "hidden", written)
-        written = torch.stack(written) if output_written else None
         if labels is not None:
-            return RMTOutput(loss=self._loss(hidden, targets, num_items_in_batch), memory=memory, written=written)
+            loss = self._loss(hidden, targets, num_items_in_batch)
+            return RMTOutput(loss=loss, memory=memory, written=tuple(written) if is_learning else None)
         hidden = torch.cat(hidden, dim=1)
         hidden = hidden if order is None else restore(hidden, order)
         logits = self.get_output_embeddings()(hidden[:, -logits_to_keep:])
-        return RMTOutput(logits=logits, memory=memory, written=written)
+        return RMTOutput(logits=logits, memory=memory)
 
     def _loss(self, hidden: list[torch.Tensor], targets: list[torch.Tensor], num_items=None) -> torch.Tensor:
         """Return the cross-entropy over the labelled positions, given as (k, d) and (k,) for each segment.
