@@ -19,6 +19,8 @@ from rmtkit.babilong import BabilongBuilder, Sample, tokens_in
 from rmtkit.config import Config
 from rmtkit.experiment import Experiment, prompt_size
 
+SUBJECTS = 0.5  # share of the pieces strewn over the background that begin where a fact does
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -116,6 +118,7 @@ def distract(tokens, fact_spans: np.ndarray, is_background: np.ndarray, share: f
     """Write pieces of the facts (k, 2) over so many tokens of the background of a text, at places drawn at random.
 
     A piece is at most half of a fact, and lies in the background alone: all that the text tells it tells as before.
+    Half of the pieces begin where a fact does, with its subject: a name in another sentence tells no fact of it.
 
     Args:    tokens: the text, (t,);  fact_spans: [start, end) of each fact, (k, 2);  is_background: (t,);
              share: of the tokens of background.
@@ -125,7 +128,8 @@ def distract(tokens, fact_spans: np.ndarray, is_background: np.ndarray, share: f
     while num_left > rng.random():
         first, last = fact_spans[rng.integers(len(fact_spans))]
         size = int(rng.integers(1, max(1, (last - first) // 2) + 1))
-        start, place = rng.integers(first, last - size + 1), rng.integers(len(tokens) - size + 1)
+        start = first if rng.random() < SUBJECTS else rng.integers(first, last - size + 1)
+        place = rng.integers(len(tokens) - size + 1)
         if is_background[place : place + size].all():
             distracted[place : place + size] = tokens[start : start + size]
         num_left -= size

@@ -126,10 +126,10 @@ def test_writing_is_returned_with_a_loss_to_learn_from(samples, model):
 
 
 def test_pieces_of_facts_are_written_over_background_and_no_fact_is_touched():
-    tokens, spans = np.zeros(5000, np.uint16), np.array([[100, 106], [106, 113], [4000, 4005]])
+    tokens, spans = np.zeros(20_000, np.uint16), np.array([[100, 106], [106, 113], [4000, 4005]])
     for first, last in spans:
         tokens[first:last] = np.arange(first, last)
-    found = distract(tokens, spans, ~tokens_in(spans, 5000), 0.02, np.random.default_rng(0))
+    found = distract(tokens, spans, ~tokens_in(spans, 20_000), 0.02, np.random.default_rng(0))
     assert not tokens[:100].any() and all((found[a:b] == tokens[a:b]).all() for a, b in spans)
     is_written = found != tokens
     assert 0.015 < is_written.mean() < 0.025
@@ -139,6 +139,8 @@ def test_pieces_of_facts_are_written_over_background_and_no_fact_is_touched():
     steps = np.concatenate([np.diff([ord(token) for token in run]) for run in runs])
     assert len(steps) and (steps == 1).mean() > 0.9  # pieces in their order
     assert max(map(len, runs)) <= 2 * 3  # at most half of a fact; now and then two of them side by side
+    firsts = [ord(run[0]) in spans[:, 0] for run in runs]
+    assert 0.4 < np.mean(firsts) < 0.8  # half of them with a fact's subject, and chance
 
 
 def test_background_is_as_it_is_without_distraction():
