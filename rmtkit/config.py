@@ -74,6 +74,7 @@ class Config:
     stage_rates: tuple[float, ...] = (1.0, 1.0, 0.33)  # share of these rates in each stage; one number serves all
     weight_decay: float = 0.3
     ema_decay: float = 0.0  # of the average of the weights that is validated and kept; 0: the weights as they are
+    start_share: float = 0.0  # share of the weights that training began with in those kept, mixed in at its end
     trainable: str = "all"  # all, memory (the memory tokens only; the backbone stays as it is)
     schedule: str = "warmup_stable_decay"  # of the learning rates; others see CHOICES
     schedule_horizon: float = 1.0  # the schedule is that of a stage this many times longer (paper: 2)
@@ -199,13 +200,13 @@ AT_LEAST = {
     "steps": 1, "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
     "stillness": 0, "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0, "stage_rates": 0,
-    "weight_decay": 0, "ema_decay": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0, "max_grad_norm": 0,
-    "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1, "test_segments": 1,
-    "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
+    "weight_decay": 0, "ema_decay": 0, "start_share": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0,
+    "max_grad_norm": 0, "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1,
+    "test_segments": 1, "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
 AT_MOST = {
-    "seed": 2**32 - 1, "vary_segments": 1, "distraction": 0.5, "ema_decay": 0.9999, "warmup_share": 1, "decay_share": 1,
-    "fact_depth_end": 1,
+    "seed": 2**32 - 1, "vary_segments": 1, "distraction": 0.5, "ema_decay": 0.9999, "start_share": 1, "warmup_share": 1,
+    "decay_share": 1, "fact_depth_end": 1,
 }  # fmt: skip
 
 

@@ -64,7 +64,8 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = (), *
              returns a number; they are logged, and `best_metric` may name one;
              batch_transform: takes each training batch (input_ids and labels on the CPU) and returns the one to learn
              from; it must not depend on what it was called with before, or a resumed run ends elsewhere.
-    Returns: the model; it is also saved in the run folder with its tokenizer.
+    Returns: the model, mixed with what it was at the start if `start_share` says so; it is also saved in the run folder
+             with its tokenizer.
     Raises:  ConfigError for a tracker that is not installed, or a metric that is not there.
     """
     hooks = Hooks(tuple(callbacks), metrics or {}, batch_transform)
@@ -76,6 +77,8 @@ def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = (), *
             model = model or _starting_model(experiment, stage)
             model = run_stage(experiment, stage, model, hooks)
     model = model or load_model(stage.best)
+    if experiment.config.start_share:
+        mix_with_start(model, experiment.config)
     model.eval()
     if is_main() and not experiment.run.model_path.is_dir():
         _save(model, experiment.run.model_path, experiment.tokenizer)
@@ -86,6 +89,18 @@ def _starting_model(experiment: Experiment, stage: Stage) -> RMTPreTrainedModel:
     if stage.index == 0:
         return build_model(experiment.config)
     return load_model(stages(experiment)[stage.index - 1].best)
+
+
+@torch.no_grad()
+def mix_with_start(model: RMTPreTrainedModel, config: Config) -> None:
+    """Replace weights w by (1 - r) w + r w_0, where w_0 are those that training began with and r is `start_share`.
+
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), section 3. It pays where the run
+    went on from a trained model.
+    """
+    start = dict(build_model(config).named_parameters())
+    for name, weight in model.named_parameters():
+        weight.copy_(weight.float().lerp(start[name].to(weight.device, torch.float32), config.start_share))
 
 
 def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> RMTPreTrainedModel:

@@ -18,7 +18,7 @@ from transformers import TrainerControl, TrainerState
 from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import build_model, prepare, prompt_size
-from rmtkit.kinds import collate
+from rmtkit.kinds import collate, load_model
 from rmtkit.optimization import Float32Muon, MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run, read_json
@@ -98,6 +98,21 @@ def test_stage_starts_from_the_best_of_the_last(small, tmp_path):
     train(experiment)
     first, second = (load_file(stage.best / "model.safetensors") for stage in stages(experiment))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("share", "precision"), [(0.25, "float32"), (0.5, "bfloat16"), (1.0, "float32")])
+def test_the_model_kept_is_mixed_with_that_of_the_start(small, tmp_path, share, precision):
+    experiment = make_experiment(small, tmp_path, start_share=share, precision=precision)
+    kept = train(experiment).state_dict()
+    start, best = build_model(experiment.config).state_dict(), load_model(stages(experiment)[-1].best).state_dict()
+    assert any(not torch.equal(start[name].to(best[name]), best[name]) for name in best)
+    saved = load_model(experiment.run.model_path).state_dict()
+    for name, weight in best.items():
+        mixed = (1 - share) * weight.float() + share * start[name].float()
+        torch.testing.assert_close(kept[name], mixed.to(weight.dtype))
+        assert torch.equal(saved[name], kept[name])
+    again = train(experiment).state_dict()  # of a finished run, as after a kill between training and test
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
 
 
 def test_each_stage_has_its_share_of_the_learning_rates(small, tmp_path):
@@ -334,7 +349,7 @@ def start_training(parameters: dict) -> subprocess.Popen:
     [
         {"growth": "background", "growth_loss": "100"},  # grows with every log
         {"window": "1", "precision": "bfloat16"},
-        {"window": "1", "distraction": "0.1", "ema_decay": "0.5"},
+        {"window": "1", "distraction": "0.1", "ema_decay": "0.5", "start_share": "0.5"},
         {"distraction": "0.1", "stillness": "5", "memory_grid": "0.5"},
     ],
 )
