@@ -15,7 +15,8 @@ answers, after any segment, and an older fact cannot be learned from the answer 
 
 Length of a text: its number of windows w is drawn with a density of 1 / w^2, so that each octave of lengths gets the
 same time of reading. Facts lie anywhere in it, or in half of the texts within a part of it, which leaves a long stretch
-of background before and behind them.
+of background before and behind them. Half of the texts begin such that a segment's border cuts a fact in two, which is
+rare where segments are long, and hard: what is written must say that it has begun.
 
 Ours; not in the paper. Axis letters: b batch (rows), q asides, t tokens, s segment tokens, k segments of a window,
 m memory tokens, d width.
@@ -41,6 +42,7 @@ from rmtkit.stillness import motion
 TEXT, WINDOW = 1, 2  # what a random generator is for
 TRIES = 10  # places looked at in search of one where the question fits its segment
 AT_END = 0.5  # share of asides whose question stands where it does in evaluation, where the facts leave the room
+CUT = 0.5  # share of texts that begin where a segment's border cuts one of their facts in two
 ANYWHERE = 0.5  # share of texts with facts from beginning to end
 
 
@@ -151,11 +153,23 @@ class StreamDataset(Dataset):
         longest = max(shortest, -(-self.stage.num_segments // config.window))
         share = rng.random()
         num_windows = min(longest, int(1 / (1 / shortest - share * (1 / shortest - 1 / (longest + 1)))))
-        tokens, spans = self.builder.facts_in_text(
-            problem, num_windows * self.window_size, "train", rng, fact_depth=_fact_depth(rng)
-        )
+        tokens, spans = self._tell(problem, num_windows * self.window_size, rng)
         tokens = distract(tokens, spans, ~tokens_in(spans, len(tokens)), config.distraction, rng)
         return Text(tokens, spans, problem, -(-len(tokens) // self.window_size))
+
+    def _tell(self, problem: Problem, num_tokens: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a text (t,) that tells the facts, and their spans (k, 2); often one of them is cut by a border."""
+        size, (low, high) = self.config.segment_size, _fact_depth(rng)
+        room = num_tokens - size
+        if rng.random() >= CUT or self.builder.background is None or self.builder.num_fixed_tokens(problem) > room:
+            return self.builder.facts_in_text(problem, num_tokens, "train", rng, fact_depth=(low, high))
+        whole = num_tokens + size  # neither its first segment nor its last tells anything
+        depth = (size + low * room) / whole, (size + high * room) / whole
+        tokens, spans = self.builder.facts_in_text(problem, whole, "train", rng, fact_depth=depth)
+        first, last = spans[rng.integers(len(spans))]
+        shift = rng.integers(first + 1, max(last, first + 2)) % size  # a border within this fact
+        shift = int(np.clip(shift, max(0, spans[-1, 1] - num_tokens), spans[0, 0]))
+        return tokens[shift : shift + num_tokens], spans - shift
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:
         """Ask at a place drawn at random; None if nothing can be asked yet, or not at the places drawn."""

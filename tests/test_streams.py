@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from rmtkit import streams
 from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import Stage
 from rmtkit.memory import RMTForCausalLM
@@ -86,6 +87,24 @@ def test_half_of_the_questions_stand_where_they_do_in_evaluation(dataset):
     ends = [int(aside.is_answer.argmax()) for index in range(100) for aside in dataset[index].asides]
     at_end = sum(end == SEGMENT - dataset.config.answer_size for end in ends) / len(ends)
     assert 0.3 < at_end < 0.8 and min(ends) < SEGMENT // 2
+
+
+def test_a_border_cuts_a_fact_of_half_of_the_texts_and_more_and_all_is_told(dataset, monkeypatch):
+    def texts_cut():
+        fresh = StreamDataset(dataset.builder, dataset.config, dataset.stage)
+        texts = [fresh.text(number) for number in range(60)]
+        for text in texts:
+            told = [dataset.builder.tokenizer.decode(text.tokens[first:last]) for first, last in text.fact_spans]
+            assert [fact.strip() for fact in told] == list(text.problem.facts)
+            assert len(text.tokens) == text.num_windows * WINDOW * SEGMENT
+        segments = [(text.fact_spans - [0, 1]) // SEGMENT for text in texts]
+        return np.mean([(pairs[:, 0] != pairs[:, 1]).any() for pairs in segments])
+
+    by_share = []
+    for share in (0.0, streams.CUT, 1.0):
+        monkeypatch.setattr(streams, "CUT", share)
+        by_share.append(texts_cut())
+    assert by_share[0] + 0.1 < by_share[1] < by_share[2] - 0.1 and by_share[2] > 0.9
 
 
 def test_training_texts_are_distracted_as_asked(dataset, make_builder):
