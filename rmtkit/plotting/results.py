@@ -16,7 +16,9 @@ COLUMNS = 3  # panels in a row
 FACTS_ALONE = 2**9  # where 0k is drawn: a log axis has no zero
 TICKS = ("0k", "1k", "4k", "16k", "64k", "256k", "1M", "10M")
 PLACES = {name: max(size, FACTS_ALONE) for name, size in TOKENS.items()} | {"500k": 2**19, "2M": 2**21}
-OURS = ({"color": COLOURS[0], "marker": "o"}, {"color": "black", "marker": "s"})
+OURS = (  # of a panel's first model, its second, and those after it
+    {"color": COLOURS[0], "marker": "o"}, {"color": "black", "marker": "s"}, {"color": COLOURS[5], "marker": "p"},
+)  # fmt: skip
 SEED = {"color": COLOURS[9], "linestyle": "", "markersize": 6, "zorder": 6}  # of another seed: points only
 SEED_MARKERS = (".", "x", "+", "1")
 LOOKS = {  # of published series: recurrent models in colours, language models in grey
