@@ -163,12 +163,12 @@ class StreamDataset(Dataset):
         room = num_tokens - size
         if rng.random() >= CUT or self.builder.background is None or self.builder.num_fixed_tokens(problem) > room:
             return self.builder.facts_in_text(problem, num_tokens, "train", rng, fact_depth=(low, high))
-        whole = num_tokens + size  # neither its first segment nor its last tells anything
+        whole = num_tokens + size  # facts lie behind its first segment and before its last, so that either can go
         depth = (size + low * room) / whole, (size + high * room) / whole
         tokens, spans = self.builder.facts_in_text(problem, whole, "train", rng, fact_depth=depth)
         first, last = spans[rng.integers(len(spans))]
         shift = rng.integers(first + 1, max(last, first + 2)) % size  # a border within this fact
-        shift = int(np.clip(shift, max(0, spans[-1, 1] - num_tokens), spans[0, 0]))
+        shift = int(np.clip(shift, max(0, spans[-1, 1] - num_tokens), spans[0, 0]))  # no fact is lost
         return tokens[shift : shift + num_tokens], spans - shift
 
     def _aside(self, text: Text, window: int, rng: np.random.Generator) -> Aside | None:

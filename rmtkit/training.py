@@ -95,8 +95,8 @@ def _starting_model(experiment: Experiment, stage: Stage) -> RMTPreTrainedModel:
 def mix_with_start(model: RMTPreTrainedModel, config: Config) -> None:
     """Replace weights w by (1 - r) w + r w_0, where w_0 are those that training began with and r is `start_share`.
 
-    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), section 3. It pays where the run
-    went on from a trained model.
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), section 3. For runs
+    that go on from a trained model: their two ends are near enough to each other.
     """
     start = dict(build_model(config).named_parameters())
     for name, weight in model.named_parameters():
