@@ -31,7 +31,7 @@ def add_words(tokenizer, texts: Iterable[str]):
         raise ConfigError(f"whole_words needs a tokenizer of byte-level BPE, not {type(tokenizer).__name__}")
     found = {word for text in texts for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)}
     vocabulary = state["model"]["vocab"]
-    new = sorted(found - vocabulary.keys())
+    new = sorted(word for word in found - vocabulary.keys() if word.lstrip("Ġ").isalpha())
     vocabulary.update({word: number for number, word in enumerate(new, start=len(tokenizer))})
     state["model"]["ignore_merges"] = True  # a word of the vocabulary is that token, whatever the merges make of it
     known = {
