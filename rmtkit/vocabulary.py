@@ -10,8 +10,6 @@ import json
 from collections.abc import Iterable
 
 import torch
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from rmtkit.config import ConfigError
 from rmtkit.memory import RMTPreTrainedModel
@@ -34,12 +32,7 @@ def add_words(tokenizer, texts: Iterable[str]):
     new = sorted(word for word in found - vocabulary.keys() if word.lstrip("Ġ").isalpha())
     vocabulary.update({word: number for number, word in enumerate(new, start=len(tokenizer))})
     state["model"]["ignore_merges"] = True  # a word of the vocabulary is that token, whatever the merges make of it
-    known = {
-        name: value
-        for name, value in tokenizer.init_kwargs.items()
-        if name.endswith("_token") or name == "model_max_length"
-    }
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **known)
+    return type(tokenizer)(tokenizer_object=type(backend).from_str(json.dumps(state)), **tokenizer.init_kwargs)
 
 
 @torch.no_grad()
@@ -60,6 +53,5 @@ def add_embeddings(model: RMTPreTrainedModel, tokenizer, former) -> None:
 
 
 def _token_weights(backbone) -> list[torch.Tensor]:
-    """Return the weights (v, d) that have a row for every token: of the embeddings and, if there is one, the output."""
-    layers = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
-    return [layer.weight for layer in layers if layer is not None]
+    """Return the weights (v, d) that have a row for every token: of the embeddings and the output layer."""
+    return [layer.weight for layer in (backbone.get_input_embeddings(), backbone.get_output_embeddings())]

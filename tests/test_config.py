@@ -211,8 +211,7 @@ def test_every_number_has_a_range():
      ({"background": "local"}, "background_path"),
      ({"max_grad_norm": 1.0, "max_grad_value": 0.5}, "exclude each other; set one of them to 0"),
      ({"trainable": "memory", "num_memory_tokens": 0}, "nothing to train"),
-     ({"trainable": "memory", "spread_embeddings": True}, "trainable memory keeps"),
-     ({"trainable": "memory", "whole_words": True}, "trainable memory would not train")],
+     ({"trainable": "memory", "spread_embeddings": True}, "trainable memory keeps")],
 )  # fmt: skip
 def test_check_names_fields_that_disagree(parameters, message):
     with pytest.raises(ConfigError, match=message):

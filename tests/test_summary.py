@@ -159,14 +159,13 @@ def test_both_commands_give_the_run_that_goes_on(finished):
 @pytest.mark.parametrize(
     "given",
     [{}, {"preset": "long"}, {"task": "qa3,qa1", "memory_learning_rate": "none", "steps": "5,6,7"}, {"preset": "paper"},
-     {"run_dir": "elsewhere", "balance_answers": True, "learning_rate": 1e-4, "spread_embeddings": True,
-      "whole_words": True}],
+     {"run_dir": "elsewhere", "balance_answers": True, "learning_rate": 1e-4, "spread_embeddings": True}],
 )  # fmt: skip
 def test_commands_keep_what_the_run_was_given(given, tmp_path):
     config = resolve(given)
     command = continuation.terminal_command(continuation.continued(config, Run(tmp_path / "a b", config)))
     changes = {"segments": (2 * config.segments[-1],), "steps": (config.steps[-1],), "seed": 1, "run_dir": None}
-    changes |= {"backbone": str(tmp_path / "a b" / "model"), "spread_embeddings": False, "whole_words": False}
+    changes |= {"backbone": str(tmp_path / "a b" / "model"), "spread_embeddings": False}
     changes |= {"stage_rates": config.stage_rates[-1:]}
     assert vars(resolve(given_by(command))) == {**vars(config), **changes}
 
