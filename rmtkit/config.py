@@ -49,7 +49,6 @@ class Config:
     answer_size: int = 16  # tokens of the last segment kept free for answers
     # model
     backbone: str = "reference:backbone"  # our small one, or a folder, or a hub name
-    whole_words: bool = False  # before training, every word of the tasks becomes a token of its own
     spread_embeddings: bool = False  # before training, for a task in words that the backbone never had to tell apart
     num_memory_tokens: int = 8
     segment_size: int = 32  # tokens of text; memory comes on top
@@ -297,8 +296,6 @@ def _check_training(config: Config) -> None:
         raise ConfigError("trainable memory with num_memory_tokens 0 leaves nothing to train; take some memory tokens")
     if config.trainable == "memory" and config.spread_embeddings:
         raise ConfigError("spread_embeddings changes the backbone, which trainable memory keeps; give one of the two")
-    if config.trainable == "memory" and config.whole_words:
-        raise ConfigError("whole_words gives the backbone new tokens, which trainable memory would not train; give one")
     names = config.tracker_names
     if set(names) - set(TRACKERS) or len(set(names)) < len(names):
         allowed = f"{', '.join(TRACKERS)}, several of them with commas, or none"

@@ -11,7 +11,7 @@ from rmtkit.parameters import as_text
 from rmtkit.reference import checkpoint_folder
 from rmtkit.runs import Run, read_json
 
-NOT_KEPT = {"run_dir": None, "checkpoint": None, "spread_embeddings": False, "whole_words": False}  # of this run alone
+NOT_KEPT = {"run_dir": None, "checkpoint": None, "spread_embeddings": False}  # of this run alone
 
 
 def continued(config: Config, run: Run) -> dict[str, str]:

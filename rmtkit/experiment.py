@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +27,8 @@ from rmtkit.memory.configuration import check_growth
 from rmtkit.processes import check_processes, is_main, local_device
 from rmtkit.reference import check_model, checkpoint_folder, resolve_reference, verify_weights
 from rmtkit.runs import Run, check_writable, open_run, run_folder
-from rmtkit.vocabulary import add_embeddings, add_words
 
-NUM_PROBES = 200  # problems looked at before training: whether they fit, and what words they have
+NUM_PROBES = 200  # problems looked at before training to see whether they fit
 
 
 @dataclass(frozen=True)
@@ -119,12 +117,6 @@ def loading(what: str, name: str, advice: str = "offline use backbone=reference:
 
 
 def open_tokenizer(config: Config):
-    """Return the tokenizer to train with: the backbone's, with the words of the tasks if `whole_words` says so."""
-    tokenizer = open_former_tokenizer(config)
-    return add_words(tokenizer, _texts_of(config)) if config.whole_words else tokenizer
-
-
-def open_former_tokenizer(config: Config):
     """Return the backbone's tokenizer; where BERT's has no EOS token, SEP ends an answer."""
     from transformers import AutoTokenizer
 
@@ -133,15 +125,6 @@ def open_former_tokenizer(config: Config):
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.sep_token
     return tokenizer
-
-
-def _texts_of(config: Config) -> Iterator[str]:
-    """Yield what generated problems of the tasks tell, ask and answer, as it stands in a sample."""
-    stories, spaces = open_stories(config), (" ", "") if config.layout == "authors" else (" ",)
-    for index in range(NUM_PROBES * len(config.tasks)):
-        problem = stories.problem("train", index, num_extra_questions=config.num_extra_questions)
-        asked = [text for question in problem.questions for text in (question.text, question.answer)]
-        yield from (space + text for text in (*problem.facts, *asked) for space in spaces)
 
 
 def check_memory(config: Config) -> None:
@@ -234,8 +217,6 @@ def build_model(config: Config) -> RMTPreTrainedModel:
             model = _continue_model(folder, config)
         else:
             model = _wrap(folder, backbone_config, config)
-    if config.whole_words:
-        add_embeddings(model, open_tokenizer(config), open_former_tokenizer(config))
     if config.spread_embeddings:
         spread_embeddings(model)
     return model
