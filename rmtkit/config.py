@@ -29,6 +29,7 @@ class Config:
     babi_path: str | None = None  # real bAbI: folder, zip or "hub"; None: generated stories
     max_n_facts: int | None = None  # problems with more facts are left out; None: those that do not fit the length
     min_n_facts: int = 1  # generated stories go on until a problem has so many
+    min_n_answers: int = 1  # and until all that can be asked about them has so many different answers
     num_people: int | None = None  # in generated stories; None: as in the original
     num_places: int | None = None
     num_things: int | None = None  # objects, animals, shapes, containers
@@ -36,7 +37,8 @@ class Config:
     balance_answers: bool = False  # generated problems have all answers of a task equally often
     num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
     num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
-    also_ask: str | None = None  # tasks such as qa1,qa2 whose questions are among these; generated stories
+    also_ask: str | None = None  # tasks such as qa1,qa2 whose questions are among these, or who; generated stories
+    shuffle_questions: bool = False  # the first question is drawn as the further ones are, too, which none can guess
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext
@@ -140,6 +142,7 @@ class Config:
 
 
 TASKS = tuple(f"qa{number}" for number in range(1, 21))
+ALSO_ASKED = (*TASKS, "who")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 TINY = Config()
 SMOKE = dataclasses.replace(
@@ -194,7 +197,8 @@ CHOICES = {
     "compile": ("auto", "always", "never"),
 }
 AT_LEAST = {
-    "seed": 0, "max_n_facts": 1, "min_n_facts": 1, "num_people": 1, "num_places": 1, "num_things": 1,
+    "seed": 0, "max_n_facts": 1, "min_n_facts": 1, "min_n_answers": 1,
+    "num_people": 1, "num_places": 1, "num_things": 1,
     "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "memory_grid": 0, "bptt_depth": 1, "segments": 1,
     "steps": 1, "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
@@ -247,8 +251,8 @@ def check(config: Config) -> Config:
             allowed = f"{', '.join(TASKS)}, several of them with commas, or all"
             raise ConfigError(f"task is {config.task!r}; allowed: {allowed}")
     for task in config.also_asked:
-        if task not in TASKS:
-            raise ConfigError(f"also_ask is {config.also_ask!r}; allowed: {', '.join(TASKS)}, with commas")
+        if task not in ALSO_ASKED:
+            raise ConfigError(f"also_ask is {config.also_ask!r}; allowed: {', '.join(ALSO_ASKED)}, with commas")
     for name, low in AT_LEAST.items():
         check_bound(name, getattr(config, name), low, is_below=True)
     for name, high in AT_MOST.items():

@@ -78,7 +78,8 @@ def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedP
     variation = _variation(config)
     limits = {"seed": config.seed, "max_n_facts": config.max_n_facts}
     if config.babi_path is None:
-        return GeneratedProblems(task, variation=variation, also_ask=config.also_asked, **limits)
+        asked = {"also_ask": config.also_asked, "shuffle_questions": config.shuffle_questions}
+        return GeneratedProblems(task, variation=variation, **asked, **limits)
     if variation != ORIGINAL:
         names = ", ".join(f.name for f in dataclasses.fields(Variation))
         raise ConfigError(f"babi_path {config.babi_path!r} is recorded; {names} are for generated stories only")
@@ -91,7 +92,8 @@ def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedP
 def _variation(config: Config) -> Variation:
     return Variation(
         num_people=config.num_people, num_places=config.num_places, num_things=config.num_things,
-        vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, balance_answers=config.balance_answers,
+        vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, min_n_answers=config.min_n_answers,
+        balance_answers=config.balance_answers,
     )  # fmt: skip
 
 

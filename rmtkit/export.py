@@ -29,9 +29,9 @@ from rmtkit.public import context_size
 
 DECODE_SIZE = 2**16  # tokens decoded at once
 CONFIG_FIELDS = (  # those that decide what is written; the others are for training
-    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "num_people", "num_places", "num_things", "vocabulary",
-    "balance_answers", "background", "background_path", "background_tokens", "backbone", "fact_depth_start",
-    "fact_depth_end",
+    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "min_n_answers", "num_people", "num_places",
+    "num_things", "vocabulary", "balance_answers", "background", "background_path", "background_tokens", "backbone",
+    "fact_depth_start", "fact_depth_end",
 )  # fmt: skip
 
 

@@ -41,9 +41,9 @@ MEASURED_TOKENS = 2**14
 READING = ["length", "num_segments", "num_tokens", "tokens_per_second", "peak_resident_mb", "peak_cuda_mb", "device",
            "dtype", "is_compiled", "batch_size", "num_read"]  # fmt: skip
 OF_SAMPLES = (  # the fields that test samples of a length depend on
-    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "num_people", "num_places", "num_things", "vocabulary",
-    "balance_answers", "background", "background_path", "background_tokens", "layout", "question_position",
-    "fact_depth_start", "fact_depth_end", "answer_size", "segment_size",
+    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "min_n_answers", "num_people", "num_places",
+    "num_things", "vocabulary", "balance_answers", "background", "background_path", "background_tokens", "layout",
+    "question_position", "fact_depth_start", "fact_depth_end", "answer_size", "segment_size",
 )  # fmt: skip
 
 

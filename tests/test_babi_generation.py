@@ -469,6 +469,26 @@ def test_stories_go_on_until_a_problem_has_enough_facts(task):
     assert 40 <= len(problem.facts) < 80 and len(problem.earlier) > 5
 
 
+@pytest.mark.parametrize(("task", "num_answers"), [("qa1", 4), ("qa2", 3), ("qa3", 3), ("qa5", 4)])
+def test_stories_go_on_until_their_questions_have_enough_answers(task, num_answers):
+    """Of the questions about two things few have different answers: in qa2, in a fifth of the problems."""
+    for seed in range(10):
+        variation = Variation(min_n_answers=num_answers)
+        problem = generate_problem(task, random.Random(seed), variation=variation, num_extra_questions=100)
+        assert len({q.answer for q in problem.questions}) >= num_answers
+
+
+def test_answers_that_stories_never_have_at_a_time_are_refused():
+    with pytest.raises(ValueError, match="min_n_answers is 3; such stories have [12] at a time, take fewer"):
+        generate_problem("qa2", random.Random(0), variation=Variation(num_things=2, min_n_answers=3))
+
+
+def test_more_things_do_not_keep_a_story_from_being_asked_what_has_none():
+    variation = Variation(num_things=6)
+    problem = generate_problem("qa2", random.Random(3), variation=variation, num_extra_questions=20, also_ask=("qa1",))
+    assert any(re.fullmatch(r"Where is [A-Z]\w+\?", q.text) for q in problem.questions)
+
+
 @pytest.mark.parametrize("num_facts", [3, 4])
 def test_maps_of_qa4_can_have_a_neighbour_on_every_side(num_facts):
     for seed in range(100):
@@ -502,6 +522,7 @@ def test_answers_can_be_balanced(task):
         ("qa1", {"num_things": 4}, "num_things is 4, but qa1 has no things; allowed: num_people, num_places"),
         ("qa17", {"num_people": 4}, "qa17 has no people; allowed: num_things"),
         ("qa4", {"min_n_facts": 5}, "min_n_facts is 5; qa4 allows 4 at most"),
+        ("qa6", {"min_n_answers": 3}, "min_n_answers is 3; qa6 has 2 answers"),
         ("qa1", {"vocabulary": "french"}, "vocabulary is 'french'; allowed: original, held_out"),
     ],
 )
@@ -547,6 +568,37 @@ def test_also_ask_adds_questions_of_other_tasks_and_changes_nothing_else():
             if question.text in people:
                 moves = [f for f in more.facts if f.startswith(question.text.split()[2][:-1]) and " to the " in f]
                 assert moves[-1].endswith(f" {question.answer}.")
+
+
+def test_who_asks_who_got_or_left_a_thing_last():
+    """No task of bAbI: an aid in training, of which a story's own question never is."""
+    asked = set()
+    for index in range(40):
+        source = GeneratedProblems("qa2", seed=5, also_ask=("who",))
+        problem = source.problem("train", index, num_extra_questions=20)
+        assert problem.questions[0].text.startswith("Where is the ")
+        for question in problem.questions[1:]:
+            found = re.fullmatch(r"Who had the (\w+)\?", question.text)
+            if found:
+                about = [f for f in problem.facts if re.search(rf"\b{found[1]}\b", f)]
+                assert about[-1].startswith(f"{question.answer} ") and problem.facts.index(about[-1]) <= max(
+                    question.supporting
+                )
+                asked.add(question.answer)
+    assert asked == {"John", "Mary", "Sandra", "Daniel"}
+
+
+def test_shuffled_questions_begin_with_any_of_them():
+    """By bAbI's rule the first question is about what has just happened; alone it stays what it is."""
+    first = {True: Counter(), False: Counter()}
+    for shuffle_questions in first:
+        source = GeneratedProblems("qa2", seed=5, also_ask=("qa1",), shuffle_questions=shuffle_questions)
+        for index in range(200):
+            alone, several = (source.problem("train", index, num_extra_questions=n) for n in (0, 4))
+            assert alone.facts == several.facts and alone.questions[0].text.startswith("Where is the ")
+            assert len({q.text for q in several.questions}) == len(several.questions) <= 5
+            first[shuffle_questions][several.questions[0].text.startswith("Where is the ")] += 1
+    assert first[False][False] == 0 and 100 < first[True][False] < 180
 
 
 def test_also_ask_refuses_another_world():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rmtkit
+from rmtkit import config as config_module
 from rmtkit.config import (
     AT_LEAST,
     AT_MOST,
@@ -140,12 +141,12 @@ def test_check_lists_the_choices(name):
 
 
 def test_choices_are_those_of_the_modules():
-    from rmtkit.babi import TASKS
+    from rmtkit.babi import ALSO_ASKED, TASKS
     from rmtkit.babilong import LAYOUTS, QUESTION_POSITIONS
     from rmtkit.background import SOURCES
     from rmtkit.scoring import SCORING_RULES
 
-    assert Config(task="all").tasks == TASKS
+    assert Config(task="all").tasks == TASKS and config_module.ALSO_ASKED == ALSO_ASKED
     assert CHOICES["layout"] == LAYOUTS and CHOICES["question_position"] == QUESTION_POSITIONS
     assert set(CHOICES["scoring"]) == set(SCORING_RULES)
     assert set(CHOICES["background"]) == set(SOURCES)

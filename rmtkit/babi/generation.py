@@ -13,6 +13,7 @@ from rmtkit.babi.tasks import ORIGINAL, TASKS, Variation, find_task
 from rmtkit.babi.words import Draws, pick
 
 MAX_DRAWS = 20_000  # problems drawn in search of one that is wanted
+MAX_FACTS = 1_000  # told in search of as many different answers as are wanted
 LABELS = {name: find_task(name).labels for name in TASKS}  # all answers of a task, as they are written
 
 
@@ -44,6 +45,7 @@ def generate_problem(
     is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True,
     variation: Variation = ORIGINAL,
     also_ask: tuple[str, ...] = (),
+    shuffle_questions: bool = False,
 ) -> Problem:
     """Draw one problem: a question of a story, all its questions equally likely, and the facts before it.
 
@@ -54,25 +56,29 @@ def generate_problem(
             be asked, the last included; a question may come up again, the first one too. Neither changes the facts
             or the first question.
             also_ask: tasks of the same world (`check_same_world`), whose questions are among those further ones.
+            shuffle_questions: where there are further ones, the first is drawn as they are, not by bAbI's rule, which
+            asks what has just been told of: a model can guess what it is about, and never reads the question.
             max_n_facts: the problem is drawn anew if it has more facts, which is noticed while it is told.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that does not exist or has no such variation, or if nothing wanted comes up in
-            MAX_DRAWS draws.
+            MAX_DRAWS draws or, where many answers are wanted, MAX_FACTS facts.
     Trap:   in qa5 a first question "What did Fred give to Jeff?" may mean an older gift, as in the official files
             (0.2 % of answers). Extra questions never do.
     """
     rules, others = find_task(task, variation), random.Random(rng.random())
-    kinds = [rules, *(find_task(name, variation) for name in also_ask)]
+    kinds = [rules, *(find_task(name) for name in also_ask)]
     answer = pick(rng, rules.labels) if variation.balance_answers else None
     for _ in range(MAX_DRAWS):
-        world, question, earlier = _draw(
-            kinds, rng, others, num_questions_between, variation.min_n_facts, max_n_facts or math.inf
-        )
+        world, question, earlier = _draw(kinds, rng, others, num_questions_between, variation, max_n_facts or math.inf)
         if question and answer in (None, question.answer) and is_wanted(tuple(world.facts)):
             possible = _every_question(kinds, world)
             earlier += _some_of(possible, num_questions_between, others)
-            extra = _some_of([q for q in possible if q.text != question.text], num_extra_questions, others)
-            return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
+            extra = [q for q in possible if q.text != question.text]
+            if shuffle_questions and num_extra_questions:
+                questions = _some_of([question, *extra], 1 + num_extra_questions, others)
+            else:
+                questions = [question, *_some_of(extra, num_extra_questions, others)]
+            return Problem(task, tuple(world.facts), tuple(questions), tuple(earlier))
     raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (other numbers of facts)")
 
 
@@ -90,9 +96,9 @@ def _every_question(kinds: list[Task], world: World) -> list[Question]:
 
 
 def _draw(
-    kinds: list[Task], rng: Draws, others: Draws, num_questions_between: int, min_n_facts: int, max_n_facts: float
+    kinds: list[Task], rng: Draws, others: Draws, num_questions_between: int, variation: Variation, max_n_facts: float
 ) -> tuple[World, Question | None, list[Question]]:
-    """Tell a story up to one of its questions, or on until it has enough facts. What would follow is not drawn.
+    """Tell a story up to one of its questions, or on until it has enough facts and answers. What follows is not drawn.
 
     The question is None if the story ends or has too many facts before. It is of the first kind.
     """
@@ -114,12 +120,22 @@ def _draw(
         if question is None:
             continue
         number += 1
-        if number >= chosen and question.num_facts >= min_n_facts:
+        has_enough = question.num_facts >= variation.min_n_facts and _has_answers(rules, world, variation.min_n_answers)
+        if number >= chosen and has_enough:
             earlier.pop(question.num_facts, None)
             return world, question, [q for asked in earlier.values() for q in asked]
         if num_questions_between and question.num_facts not in earlier:
             earlier[question.num_facts] = _some_of(_every_question(kinds, world), num_questions_between, others)
     return world, None, []
+
+
+def _has_answers(rules: Task, world: World, min_n_answers: int) -> bool:
+    if min_n_answers == 1:
+        return True
+    num_answers = len({question.answer for question in rules.every_question(world)})
+    if num_answers < min_n_answers and len(world.facts) >= MAX_FACTS:
+        raise ValueError(f"min_n_answers is {min_n_answers}; such stories have {num_answers} at a time, take fewer")
+    return num_answers >= min_n_answers
 
 
 def _some_of(questions: list[Question], count: int, rng: Draws) -> list[Question]:

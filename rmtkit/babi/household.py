@@ -1,4 +1,4 @@
-"""Tasks 1, 2, 3, 5, 6, 7, 8: people who walk between places and take, leave and give things."""
+"""Tasks 1, 2, 3, 5, 6, 7, 8, and an aid to them: people who walk between places and take, leave and give things."""
 
 from __future__ import annotations
 
@@ -139,6 +139,12 @@ def _where_is_thing(world: Household, thing: str) -> list[Question]:
     since = clauses[: event.fact] if event.kind == "drop" else clauses[event.fact :]
     move = _latest(since, ("go",), actor=event.actor)
     return [make_question(world, f"Where is the {thing}?", move.place, event, move)] if move else []
+
+
+def _who_had_thing(world: Household, thing: str) -> list[Question]:
+    """Who had the milk? Who got or left it last: half of the way to where it is."""
+    event = _latest(world.clauses, ("get", "drop"), thing=thing)
+    return [make_question(world, f"Who had the {thing}?", event.actor, event)] if event else []
 
 
 def _where_was_thing_before(world: Household, thing: str) -> list[Question]:
@@ -292,3 +298,8 @@ def qa8(words: Words) -> WindowTask:
     """What is Mary carrying?"""
     lists = [",".join(some) for n in range(1, len(words.things) + 1) for some in permutations(words.things, n)]
     return WindowTask(_household(words, _GO_GET_DROP), _person_with_thing, _which_things, ("nothing", *lists))
+
+
+def who(words: Words) -> WindowTask:
+    """Who had the milk? No task of bAbI: questions that are asked on the way to learning qa2 and qa3."""
+    return WindowTask(_household(words, _GO_GET_DROP), _thing_moved, _who_had_thing, labels=words.people)

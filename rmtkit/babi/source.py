@@ -47,10 +47,11 @@ class GeneratedProblems:
     Args: max_n_facts: problems with more facts are drawn anew (the authors count the question too).
           variation: harder worlds, other words, balanced answers.
           also_ask: tasks of the same world, whose kinds of questions are among the further ones of a problem.
+          shuffle_questions: the first of several questions is any of them, too; see `generate_problem`.
     """
 
     def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None, variation: Variation = ORIGINAL,
-                 also_ask: tuple[str, ...] = ()):  # fmt: skip
+                 also_ask: tuple[str, ...] = (), shuffle_questions: bool = False):  # fmt: skip
         find_task(task, variation)
         check_same_world(task, also_ask)
         if max_n_facts is not None and max_n_facts < variation.min_n_facts:
@@ -60,6 +61,7 @@ class GeneratedProblems:
         self.max_n_facts = max_n_facts
         self.variation = variation
         self.also_ask = also_ask
+        self.shuffle_questions = shuffle_questions
 
     @functools.cached_property
     def fewest_facts(self) -> int:
@@ -100,6 +102,7 @@ class GeneratedProblems:
             is_wanted=lambda facts: split_of(facts) == split,
             variation=self.variation,
             also_ask=self.also_ask,
+            shuffle_questions=self.shuffle_questions,
         )
 
 

@@ -86,6 +86,8 @@ _ROWS = {
     "qa20": _Row(rules.qa20, {"people": _PEOPLE_20}),
 }
 TASKS = tuple(_ROWS)
+_AIDS = {"who": _Row(household.who, _EVERYTHING)}
+ALSO_ASKED = (*TASKS, *_AIDS)  # whose questions training can ask besides a task's own
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Variation:
               qa15 and qa16, the shapes of qa17, the containers of qa18.
           vocabulary: "original", or "held_out": other words of the same kinds.
           min_n_facts: facts that a problem has at least; stories go on until then.
+          min_n_answers: different answers to all that can be asked about its facts, at least; stories go on until then.
           balance_answers: all answers of a task are equally likely.
     """
 
@@ -104,6 +107,7 @@ class Variation:
     num_things: int | None = None
     vocabulary: str = "original"
     min_n_facts: int = 1
+    min_n_answers: int = 1
     balance_answers: bool = False
 
 
@@ -116,10 +120,11 @@ def find_task(name: str, variation: Variation = ORIGINAL) -> Task:
 
     Raises: ValueError if there is no such task, or if the variation asks for what the task does not have.
     """
-    check_task(name)
+    if name not in _AIDS:
+        check_task(name)
     if variation.vocabulary not in VOCABULARIES:
         raise ValueError(f"vocabulary is {variation.vocabulary!r}; allowed: {', '.join(VOCABULARIES)}")
-    row, words = _ROWS[name], {}
+    row, words = (_ROWS | _AIDS)[name], {}
     for role in ROLES:
         count = getattr(variation, f"num_{role}")
         if role in row.pools:
@@ -133,6 +138,8 @@ def find_task(name: str, variation: Variation = ORIGINAL) -> Task:
     task = row.make(Words(**words))
     if task.max_n_facts is not None and variation.min_n_facts > task.max_n_facts:
         raise ValueError(f"min_n_facts is {variation.min_n_facts}; {name} allows {task.max_n_facts} at most")
+    if variation.min_n_answers > len(task.labels):
+        raise ValueError(f"min_n_answers is {variation.min_n_answers}; {name} has {len(task.labels)} answers")
     return task
 
 
