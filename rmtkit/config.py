@@ -247,8 +247,8 @@ def check(config: Config) -> Config:
     for name, allowed in CHOICES.items():
         check_choice(name, getattr(config, name), allowed)
     for task in config.tasks:
-        if task not in TASKS or config.tasks.count(task) > 1:
-            allowed = f"{', '.join(TASKS)}, several of them with commas, or all"
+        if task not in ALSO_ASKED or config.tasks.count(task) > 1:
+            allowed = f"{', '.join(ALSO_ASKED)}, several of them with commas, or all"
             raise ConfigError(f"task is {config.task!r}; allowed: {allowed}")
     for task in config.also_asked:
         if task not in ALSO_ASKED:

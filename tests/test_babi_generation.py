@@ -588,6 +588,19 @@ def test_who_asks_who_got_or_left_a_thing_last():
     assert asked == {"John", "Mary", "Sandra", "Daniel"}
 
 
+def test_stories_of_who_tell_only_who_got_and_left_what():
+    source = GeneratedProblems("who", seed=5, max_n_facts=8)
+    problems = [source.problem("train", index) for index in range(100)]
+    assert {fact.split()[0] for p in problems for fact in p.facts} == {"John", "Mary", "Sandra", "Daniel"}
+    assert all(re.search(r" the (milk|apple|football)\b", fact) for p in problems for fact in p.facts)
+    held = {}
+    for fact in max(problems, key=lambda p: len(p.facts)).facts:
+        actor, thing = fact.split()[0], re.search(r"milk|apple|football", fact)[0]
+        is_get = re.search(r"got|took|picked|grabbed", fact) is not None
+        assert held.get(thing) == (None if is_get else actor)  # nobody gets what is held, or leaves what another has
+        held[thing] = actor if is_get else None
+
+
 def test_shuffled_questions_begin_with_any_of_them():
     """By bAbI's rule the first question is about what has just happened; alone it stays what it is."""
     first = {True: Counter(), False: Counter()}

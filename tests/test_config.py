@@ -157,6 +157,7 @@ def test_choices_are_those_of_the_modules():
     [
         ("qa7", ("qa7",), "qa7"),
         ("qa1,qa2, qa3", ("qa1", "qa2", "qa3"), "qa1+qa2+qa3"),
+        ("qa1,who", ("qa1", "who"), "qa1+who"),
         ("all", tuple(f"qa{number}" for number in range(1, 21)), "all"),
     ],
 )
@@ -167,7 +168,7 @@ def test_task_may_be_several(task, tasks, name):
 
 @pytest.mark.parametrize("task", ["qa21", "qa1;qa2", "qa1,qa1", "", "qa1,", "1"])
 def test_tasks_that_do_not_exist_are_refused_with_those_that_do(task):
-    with pytest.raises(ConfigError, match="task is .* allowed: qa1, .*qa20, several of them with commas, or all"):
+    with pytest.raises(ConfigError, match="task is .* allowed: qa1, .*qa20, who, several of them with commas, or all"):
         resolve({"task": task})
 
 

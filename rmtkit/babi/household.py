@@ -142,7 +142,7 @@ def _where_is_thing(world: Household, thing: str) -> list[Question]:
 
 
 def _who_had_thing(world: Household, thing: str) -> list[Question]:
-    """Who had the milk? Who got or left it last: half of the way to where it is."""
+    """Who had the milk? Who got or left it last, which is half of the way to where it is."""
     event = _latest(world.clauses, ("get", "drop"), thing=thing)
     return [make_question(world, f"Who had the {thing}?", event.actor, event)] if event else []
 
@@ -301,5 +301,9 @@ def qa8(words: Words) -> WindowTask:
 
 
 def who(words: Words) -> WindowTask:
-    """Who had the milk? No task of bAbI: questions that are asked on the way to learning qa2 and qa3."""
-    return WindowTask(_household(words, _GO_GET_DROP), _thing_moved, _who_had_thing, labels=words.people)
+    """Who had the milk? No task of bAbI: what a model learns by that later has to tell things apart, as in qa2 and qa3.
+
+    Nobody walks: all are in one place, and what they get and leave is all that is told.
+    """
+    world = _household(Words(words.people, words.places[:1], words.things), (Household.get, Household.drop))
+    return WindowTask(world, _thing_moved, _who_had_thing, labels=words.people)
