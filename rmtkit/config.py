@@ -23,7 +23,7 @@ class Config:
     """One experiment. The defaults are those of the preset `tiny`: offline, two CPU cores, minutes."""
 
     preset: str = "tiny"
-    task: str = "qa1"  # bAbI task; several, such as qa1,qa2, or all: a multitask model
+    task: str = "qa1"  # bAbI task; several, such as qa1,qa2, or all: a multitask model; who: an aid, see LEARNABLE
     seed: int = 0
     # problems
     babi_path: str | None = None  # real bAbI: folder, zip or "hub"; None: generated stories
@@ -37,8 +37,8 @@ class Config:
     balance_answers: bool = False  # generated problems have all answers of a task equally often
     num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
     num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
-    also_ask: str | None = None  # tasks such as qa1,qa2 whose questions are among these, or who; generated stories
-    shuffle_questions: bool = False  # the first question is drawn as the further ones are, too, which none can guess
+    also_ask: str | None = None  # tasks such as qa1,who whose questions are among these; generated stories
+    shuffle_questions: bool = False  # the first question is drawn as the further ones are: nobody can guess which
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext
@@ -142,7 +142,7 @@ class Config:
 
 
 TASKS = tuple(f"qa{number}" for number in range(1, 21))
-ALSO_ASKED = (*TASKS, "who")
+LEARNABLE = (*TASKS, "who")  # "who": no task of bAbI, an aid to learning qa2 and qa3
 TRACKERS = ("tensorboard", "trackio", "wandb")
 TINY = Config()
 SMOKE = dataclasses.replace(
@@ -247,12 +247,12 @@ def check(config: Config) -> Config:
     for name, allowed in CHOICES.items():
         check_choice(name, getattr(config, name), allowed)
     for task in config.tasks:
-        if task not in ALSO_ASKED or config.tasks.count(task) > 1:
-            allowed = f"{', '.join(ALSO_ASKED)}, several of them with commas, or all"
+        if task not in LEARNABLE or config.tasks.count(task) > 1:
+            allowed = f"{', '.join(LEARNABLE)}, several of them with commas, or all"
             raise ConfigError(f"task is {config.task!r}; allowed: {allowed}")
     for task in config.also_asked:
-        if task not in ALSO_ASKED:
-            raise ConfigError(f"also_ask is {config.also_ask!r}; allowed: {', '.join(ALSO_ASKED)}, with commas")
+        if task not in LEARNABLE:
+            raise ConfigError(f"also_ask is {config.also_ask!r}; allowed: {', '.join(LEARNABLE)}, with commas")
     for name, low in AT_LEAST.items():
         check_bound(name, getattr(config, name), low, is_below=True)
     for name, high in AT_MOST.items():

@@ -141,12 +141,12 @@ def test_check_lists_the_choices(name):
 
 
 def test_choices_are_those_of_the_modules():
-    from rmtkit.babi import ALSO_ASKED, TASKS
+    from rmtkit.babi import LEARNABLE, TASKS
     from rmtkit.babilong import LAYOUTS, QUESTION_POSITIONS
     from rmtkit.background import SOURCES
     from rmtkit.scoring import SCORING_RULES
 
-    assert Config(task="all").tasks == TASKS and config_module.ALSO_ASKED == ALSO_ASKED
+    assert Config(task="all").tasks == TASKS and config_module.LEARNABLE == LEARNABLE
     assert CHOICES["layout"] == LAYOUTS and CHOICES["question_position"] == QUESTION_POSITIONS
     assert set(CHOICES["scoring"]) == set(SCORING_RULES)
     assert set(CHOICES["background"]) == set(SOURCES)

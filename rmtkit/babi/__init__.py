@@ -10,11 +10,11 @@ from rmtkit.babi.reading import (
 )
 from rmtkit.babi.source import SPLITS, GeneratedProblems, MixedProblems, RecordedProblems
 from rmtkit.babi.story import Problem, Question, Story, problems
-from rmtkit.babi.tasks import ALSO_ASKED, ORIGINAL, TASKS, Variation
+from rmtkit.babi.tasks import LEARNABLE, ORIGINAL, TASKS, Variation
 
 __all__ = [
-    "ALSO_ASKED",
     "LABELS",
+    "LEARNABLE",
     "ORIGINAL",
     "SPLITS",
     "TASKS",

@@ -87,7 +87,7 @@ _ROWS = {
 }
 TASKS = tuple(_ROWS)
 _AIDS = {"who": _Row(household.who, _EVERYTHING)}
-ALSO_ASKED = (*TASKS, *_AIDS)  # whose questions training can ask besides a task's own
+LEARNABLE = (*TASKS, *_AIDS)  # what training can ask
 
 
 @dataclass(frozen=True)
