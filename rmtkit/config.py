@@ -38,7 +38,7 @@ class Config:
     num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
     num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
     also_ask: str | None = None  # tasks such as qa1,who whose questions are among these; generated stories
-    shuffle_questions: bool = False  # the first question is drawn as the further ones are: nobody can guess which
+    shuffle_questions: bool = False  # the questions of a sample come in any order: nobody can guess the first; training
     # background
     background: str = "wiki"  # wiki, pg19, wikitext, local, none
     background_path: str | None = None  # folder of "local", or a local copy of pg19 / wikitext

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from rmtkit.babi.story import Problem, Question, Story
@@ -45,7 +46,6 @@ def generate_problem(
     is_wanted: Callable[[tuple[str, ...]], bool] = lambda facts: True,
     variation: Variation = ORIGINAL,
     also_ask: tuple[str, ...] = (),
-    shuffle_questions: bool = False,
 ) -> Problem:
     """Draw one problem: a question of a story, all its questions equally likely, and the facts before it.
 
@@ -56,8 +56,6 @@ def generate_problem(
             be asked, the last included; a question may come up again, the first one too. Neither changes the facts
             or the first question.
             also_ask: tasks of the same world (`check_same_world`), whose questions are among those further ones.
-            shuffle_questions: where there are further ones, the first is drawn as they are, not by bAbI's rule, which
-            asks what has just been told of: a model can guess what it is about, and never reads the question.
             max_n_facts: the problem is drawn anew if it has more facts, which is noticed while it is told.
             is_wanted: given the facts of a problem; the problem is drawn anew until it says yes.
     Raises: ValueError for a task that does not exist or has no such variation, or if nothing wanted comes up in
@@ -73,13 +71,17 @@ def generate_problem(
         if question and answer in (None, question.answer) and is_wanted(tuple(world.facts)):
             possible = _every_question(kinds, world)
             earlier += _some_of(possible, num_questions_between, others)
-            extra = [q for q in possible if q.text != question.text]
-            if shuffle_questions and num_extra_questions:
-                questions = _some_of([question, *extra], 1 + num_extra_questions, others)
-            else:
-                questions = [question, *_some_of(extra, num_extra_questions, others)]
-            return Problem(task, tuple(world.facts), tuple(questions), tuple(earlier))
+            extra = _some_of([q for q in possible if q.text != question.text], num_extra_questions, others)
+            return Problem(task, tuple(world.facts), (question, *extra), tuple(earlier))
     raise ValueError(f"none of {MAX_DRAWS} problems of {task} is as wanted; ask for less (other numbers of facts)")
+
+
+def with_any_first(problem: Problem, rng: Draws) -> Problem:
+    """Return a problem with its questions in random order.
+
+    What bAbI asks first is about what has just been told: a model can guess it, and never reads the question.
+    """
+    return replace(problem, questions=tuple(_some_of(problem.questions, len(problem.questions), rng)))
 
 
 def check_same_world(task: str, also_ask: tuple[str, ...]) -> None:
@@ -138,7 +140,7 @@ def _has_answers(rules: Task, world: World, min_n_answers: int) -> bool:
     return num_answers >= min_n_answers
 
 
-def _some_of(questions: list[Question], count: int, rng: Draws) -> list[Question]:
+def _some_of(questions: Sequence[Question], count: int, rng: Draws) -> list[Question]:
     left, chosen = list(questions), []
     while left and len(chosen) < count:
         chosen.append(left.pop(int(rng.random() * len(left))))

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmtkit.babi.generation import check_same_world, generate_problem
+from rmtkit.babi.generation import check_same_world, generate_problem, with_any_first
 from rmtkit.babi.reading import has_stories, read_stories
 from rmtkit.babi.story import Problem, Story, problems
 from rmtkit.babi.tasks import ORIGINAL, Variation, find_task
@@ -47,7 +47,7 @@ class GeneratedProblems:
     Args: max_n_facts: problems with more facts are drawn anew (the authors count the question too).
           variation: harder worlds, other words, balanced answers.
           also_ask: tasks of the same world, whose kinds of questions are among the further ones of a problem.
-          shuffle_questions: the first of several questions is any of them, too; see `generate_problem`.
+          shuffle_questions: the first of several questions is any of them; see `with_any_first`.
     """
 
     def __init__(self, task: str, *, seed: int, max_n_facts: int | None = None, variation: Variation = ORIGINAL,
@@ -93,7 +93,7 @@ class GeneratedProblems:
         """
         _check_split(split)
         rng = random.Random(f"{self.task}/{self.seed}/{split}/{index}")
-        return generate_problem(
+        problem = generate_problem(
             self.task,
             rng,
             num_extra_questions=num_extra_questions,
@@ -102,8 +102,8 @@ class GeneratedProblems:
             is_wanted=lambda facts: split_of(facts) == split,
             variation=self.variation,
             also_ask=self.also_ask,
-            shuffle_questions=self.shuffle_questions,
         )
+        return with_any_first(problem, rng) if self.shuffle_questions else problem
 
 
 class RecordedProblems:
