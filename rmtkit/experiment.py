@@ -90,11 +90,7 @@ def _open_task(config: Config, task: str, splits: tuple[str, ...]) -> GeneratedP
 
 
 def _variation(config: Config) -> Variation:
-    return Variation(
-        num_people=config.num_people, num_places=config.num_places, num_things=config.num_things,
-        vocabulary=config.vocabulary, min_n_facts=config.min_n_facts, min_n_answers=config.min_n_answers,
-        balance_answers=config.balance_answers,
-    )  # fmt: skip
+    return Variation(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Variation)})
 
 
 def all_answers(config: Config) -> list[str]:

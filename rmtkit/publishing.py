@@ -10,6 +10,7 @@ where something lay on the machine is left out of them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rmtkit.config import PROJECT, ConfigError
+from rmtkit.config import PROJECT, Config, ConfigError
 from rmtkit.formats import sha256
 from rmtkit.lengths import LENGTHS
 from rmtkit.reference import REFERENCE, checkpoint_folder, resolve_reference, verify_weights, weights_digest
@@ -203,7 +204,7 @@ def _copy_evaluation(source: Path, new: Path, wanted: dict) -> None:
     setting = without_paths(found[0][0]["setting"])
     folder = new / "evaluation"
     folder.mkdir(exist_ok=True)
-    if (folder / "setting.json").is_file() and (there := read_json(folder / "setting.json")) != setting:
+    if (folder / "setting.json").is_file() and (there := _read_setting(folder, setting)) != setting:
         raise ConfigError(f"{new.name} has records of another setting: {_differences(there, setting)}; give run anew")
     write_json(folder / "setting.json", setting)
     sizes = {row["length"]: row for row in _read_rows(folder / "lengths.csv")}
@@ -215,6 +216,12 @@ def _copy_evaluation(source: Path, new: Path, wanted: dict) -> None:
                                   "num_tokens": round(records["num_tokens"].mean())}  # fmt: skip
     rows = [sizes[length] for length in LENGTHS if length in sizes]
     pd.DataFrame(rows, columns=SIZES).to_csv(folder / "lengths.csv", index=False)
+
+
+def _read_setting(folder: Path, setting: dict) -> dict:
+    """Return the setting of records; a field that did not exist when they were made has its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.name in setting}
+    return defaults | read_json(folder / "setting.json")
 
 
 def _find_records(source: Path, weights: str, wanted: dict) -> list[tuple[dict, Path]]:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rmtkit
-from rmtkit import config as config_module
 from rmtkit.config import (
     AT_LEAST,
     AT_MOST,
@@ -146,7 +145,7 @@ def test_choices_are_those_of_the_modules():
     from rmtkit.background import SOURCES
     from rmtkit.scoring import SCORING_RULES
 
-    assert Config(task="all").tasks == TASKS and config_module.LEARNABLE == LEARNABLE
+    assert Config(task="all").tasks == TASKS and rmtkit.config.LEARNABLE == LEARNABLE
     assert CHOICES["layout"] == LAYOUTS and CHOICES["question_position"] == QUESTION_POSITIONS
     assert set(CHOICES["scoring"]) == set(SCORING_RULES)
     assert set(CHOICES["background"]) == set(SOURCES)

@@ -218,6 +218,20 @@ def test_evaluation_of_other_weights_or_of_two_settings_is_refused(make_run, eva
     assert read_json(reference / "qa1" / "evaluation" / "setting.json")["seed"] == 7
 
 
+def test_records_from_before_a_field_existed_are_of_its_default(make_run, evaluate_run, tmp_path):
+    reference, run = tmp_path / "reference", make_run("run")
+    folder = str(evaluate_run(run))
+    publish("qa1", runs=[run], evaluation=folder, reference=reference)
+    path = reference / "qa1" / "evaluation" / "setting.json"
+    setting = read_json(path)
+    path.write_text(json.dumps({name: value for name, value in setting.items() if name != "min_n_answers"}))
+    publish("qa1", evaluation=folder, reference=reference)
+    assert read_json(path) == setting
+    path.write_text(json.dumps({**setting, "min_n_answers": 2}))
+    with pytest.raises(ConfigError, match="records of another setting: min_n_answers: 2 or 1; give run anew"):
+        publish("qa1", evaluation=folder, reference=reference)
+
+
 def test_committed_results_are_those_of_the_committed_predictions():
     committed = pd.read_csv(REFERENCE / "results.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(results_table(), committed)

@@ -84,10 +84,10 @@ _ROWS = {
     "qa18": _Row(maps.qa18, {"things": _CONTAINERS}),
     "qa19": _Row(maps.qa19, {"places": _MAP_PLACES}),
     "qa20": _Row(rules.qa20, {"people": _PEOPLE_20}),
+    "who": _Row(household.who, _EVERYTHING),
 }
-TASKS = tuple(_ROWS)
-_AIDS = {"who": _Row(household.who, _EVERYTHING)}
-LEARNABLE = (*TASKS, *_AIDS)  # what training can ask
+LEARNABLE = tuple(_ROWS)  # what training can ask
+TASKS = tuple(name for name in LEARNABLE if name != "who")
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def find_task(name: str, variation: Variation = ORIGINAL) -> Task:
 
     Raises: ValueError if there is no such task, or if the variation asks for what the task does not have.
     """
-    if name not in _AIDS:
+    if name not in LEARNABLE:
         check_task(name)
     if variation.vocabulary not in VOCABULARIES:
         raise ValueError(f"vocabulary is {variation.vocabulary!r}; allowed: {', '.join(VOCABULARIES)}")
-    row, words = (_ROWS | _AIDS)[name], {}
+    row, words = _ROWS[name], {}
     for role in ROLES:
         count = getattr(variation, f"num_{role}")
         if role in row.pools:
@@ -145,5 +145,5 @@ def find_task(name: str, variation: Variation = ORIGINAL) -> Task:
 
 def check_task(name: str) -> None:
     """Raise ValueError if there is no such task."""
-    if name not in _ROWS:
+    if name not in TASKS:
         raise ValueError(f"task {name!r} does not exist; the tasks are {', '.join(TASKS)}")
