@@ -61,6 +61,7 @@ class Config:
     segments: tuple[int, ...] = (2, 4, 16)  # curriculum: number of segments of each stage
     steps: tuple[int, ...] = (150, 300, 150)  # updates per stage at most; one number serves all stages
     vary_segments: float = 0.5  # share of batches whose number of segments is uniform, first stage's to this one's
+    vary_background: float = 0.0  # share of batches whose share of the background is uniform: facts lie closer, too
     window: int | None = None  # segments between two updates of a text read on and on; None: whole samples
     distraction: float = 0.0  # share of the background that pieces of facts are written over in training
     stillness: float = 0.0  # weight of the loss on what background alone moves in the memory
@@ -201,16 +202,16 @@ AT_LEAST = {
     "num_people": 1, "num_places": 1, "num_things": 1,
     "num_extra_questions": 0, "num_questions_between": 0, "background_tokens": 1000, "fact_depth_start": 0,
     "answer_size": 1, "num_memory_tokens": 0, "segment_size": 2, "memory_grid": 0, "bptt_depth": 1, "segments": 1,
-    "steps": 1, "vary_segments": 0, "growth_loss": 0, "window": 1, "num_asides": 1, "distraction": 0,
-    "stillness": 0, "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
+    "steps": 1, "vary_segments": 0, "vary_background": 0, "growth_loss": 0, "window": 1, "num_asides": 1,
+    "distraction": 0, "stillness": 0, "validation_segments": 1, "batch_size": 1, "micro_batch_size": 1,
     "learning_rate": 0, "matrix_learning_rate": 0, "memory_learning_rate": 0, "stage_rates": 0,
     "weight_decay": 0, "ema_decay": 0, "start_share": 0, "schedule_horizon": 1, "warmup_share": 0, "decay_share": 0,
     "max_grad_norm": 0, "max_grad_value": 0, "eval_steps": 1, "validation_samples": 1, "promote_at": 0, "patience": 1,
     "test_segments": 1, "test_samples": 1, "num_samples": 1, "test_batch_size": 1, "num_workers": 0,
 }  # fmt: skip
 AT_MOST = {
-    "seed": 2**32 - 1, "vary_segments": 1, "distraction": 0.5, "ema_decay": 0.9999, "start_share": 1, "warmup_share": 1,
-    "decay_share": 1, "fact_depth_end": 1,
+    "seed": 2**32 - 1, "vary_segments": 1, "vary_background": 1, "distraction": 0.5, "ema_decay": 0.9999,
+    "start_share": 1, "warmup_share": 1, "decay_share": 1, "fact_depth_end": 1,
 }  # fmt: skip
 
 
@@ -284,10 +285,10 @@ def _check_training(config: Config) -> None:
     if config.batch_size % config.micro_batch_size:
         micro = config.micro_batch_size
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of micro_batch_size {micro}")
-    if config.window and (config.growth != "none" or config.question_position != "last"):
+    if config.window and (config.growth != "none" or config.vary_background or config.question_position != "last"):
         raise ConfigError(
-            f"window reads texts on and on, with growth none and question_position last, not {config.growth} and "
-            f"{config.question_position}"
+            "window reads texts on and on, with growth none, vary_background 0 and question_position last, not "
+            f"{config.growth}, {config.vary_background} and {config.question_position}"
         )
     if config.growth == "facts" and config.babi_path is not None:
         raise ConfigError("growth facts needs generated stories; recorded ones (babi_path) have the facts they have")

@@ -95,7 +95,7 @@ class StageDataset(Dataset):
             size,
             num_extra_questions=self.config.num_extra_questions,
             num_questions_between=self.config.num_questions_between,
-            **self._growth(sum(index // self.config.batch_size >= batch for batch in self.grown_at)),
+            **self._ease(index // self.config.batch_size),
         )
         return self._distracted(sample) if self.config.distraction else sample
 
@@ -105,13 +105,22 @@ class StageDataset(Dataset):
         rng = np.random.default_rng([self.config.seed, self.stage.index, sample.index])
         return replace(sample, prompt=distract(tokens, sample.fact_spans, is_background, self.config.distraction, rng))
 
-    def _growth(self, level: int) -> dict:
-        """Return how easy the samples of a level are: two facts more a level, or a tenth of the background."""
+    def _ease(self, batch: int) -> dict:
+        """Return how easy the samples of a batch are: few facts, or little background.
+
+        A level of growth is two facts more, or a tenth of the background. `vary_background` of the batches have any
+        share of the background that they would have, so that facts stand close together, too.
+        """
+        level = sum(batch >= grown for grown in self.grown_at)
+        max_n_facts, share = None, 1.0
         if self.config.growth == "facts":
-            return {"max_n_facts": self.builder.problems.fewest_facts + 2 * level}
+            max_n_facts = self.builder.problems.fewest_facts + 2 * level
         if self.config.growth == "background":
-            return {"background_share": min(1.0, level / 10)}
-        return {}
+            share = min(1.0, level / 10)
+        rng = np.random.default_rng([self.config.seed, self.stage.index, batch, 1])
+        if rng.random() < self.config.vary_background:
+            share *= rng.random()
+        return {"max_n_facts": max_n_facts, "background_share": share}
 
 
 def distract(tokens, fact_spans: np.ndarray, is_background: np.ndarray, share: float, rng: np.random.Generator):

@@ -306,7 +306,10 @@ def test_schedulers_reach_the_optimizer_inside():
     assert optimizer.inner.param_groups[0]["lr"] == 0.5e-4
 
 
-@pytest.mark.parametrize("more", [{"growth": "facts"}, {"question_position": "both"}, {"question_position": "first"}])
+@pytest.mark.parametrize(
+    "more",
+    [{"growth": "facts"}, {"vary_background": 0.5}, {"question_position": "both"}, {"question_position": "first"}],
+)
 def test_window_refuses_what_it_cannot_do(more):
     with pytest.raises(ConfigError, match="window reads texts on and on"):
         resolve({"window": 4, **more})

@@ -190,6 +190,18 @@ def test_samples_grow_with_every_level(small, tmp_path, growth):
         assert background[0] < background[1] < background[2] and max(facts) == 10
 
 
+def test_batches_of_varied_background_have_any_share_of_it(small, tmp_path):
+    varied = {"vary_background": 0.5, "batch_size": 4, "micro_batch_size": 4, "segments": "8", "vary_segments": 0}
+    experiment = make_experiment(small, tmp_path, **varied)
+    dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[0])
+    whole = prompt_size(experiment.config, 8)
+    sizes = [[len(dataset[i].prompt) for i in range(start, start + 4)] for start in range(0, 120, 4)]
+    full = [batch for batch in sizes if min(batch) == whole]
+    assert 8 <= len(full) <= 22
+    assert all(max(batch) < whole for batch in sizes if batch not in full)
+    assert len({max(batch) for batch in sizes}) == 31 - len(full)
+
+
 def test_facts_of_recorded_stories_cannot_grow(tmp_path):
     with pytest.raises(ConfigError, match="growth facts needs generated stories"):
         resolve({"preset": "smoke", "growth": "facts", "babi_path": str(tmp_path)})
