@@ -292,6 +292,11 @@ def _check_training(config: Config) -> None:
         )
     if config.growth == "facts" and config.babi_path is not None:
         raise ConfigError("growth facts needs generated stories; recorded ones (babi_path) have the facts they have")
+    if config.background == "none" and (config.growth == "background" or config.vary_background):
+        raise ConfigError(
+            f"growth {config.growth} and vary_background {config.vary_background} change how much background there is; "
+            "with background none take growth none or facts, and vary_background 0"
+        )
     if config.max_grad_norm and config.max_grad_value:
         raise ConfigError(
             f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "

@@ -1,6 +1,5 @@
-"""The curriculum: batches of one length, labels, optimizers, resume after a kill."""
+"""The curriculum: batches of one length, labels, growth, precision, resume after a kill."""
 
-import copy
 import dataclasses
 import os
 import shutil
@@ -19,7 +18,7 @@ from rmtkit.config import ConfigError, resolve
 from rmtkit.curriculum import GrowthCallback, Stage, StageDataset, StageEndCallback, stages
 from rmtkit.experiment import build_model, prepare, prompt_size
 from rmtkit.kinds import collate, load_model
-from rmtkit.optimization import Float32Muon, MuonWithAdamW
+from rmtkit.optimization import MuonWithAdamW
 from rmtkit.pretraining import new_backbone, train_tokenizer
 from rmtkit.runs import open_run, read_json
 from rmtkit.trainer import make_optimizer
@@ -207,6 +206,13 @@ def test_facts_of_recorded_stories_cannot_grow(tmp_path):
         resolve({"preset": "smoke", "growth": "facts", "babi_path": str(tmp_path)})
 
 
+@pytest.mark.parametrize("varied", [{"growth": "background"}, {"vary_background": 0.3}])
+def test_background_varies_only_where_there_is_some(varied):
+    resolve({"preset": "smoke", "background": "wiki", **varied})
+    with pytest.raises(ConfigError, match="change how much background there is"):
+        resolve({"preset": "smoke", "background": "none", **varied})
+
+
 def test_samples_grow_where_the_log_says_solved(small, tmp_path):
     experiment = make_experiment(small, tmp_path, growth="facts", growth_loss=0.5)
     dataset = StageDataset(experiment.builder, experiment.config, stages(experiment)[0])
@@ -267,62 +273,6 @@ def test_spread_embeddings_have_nothing_in_common(small, tmp_path, is_trained):
     assert new.data_ptr() == after.get_output_embeddings().weight.data_ptr()  # the output layer is the same matrix
     changed = {name for name, weight in after.named_parameters() if not weight.equal(before.get_parameter(name))}
     assert len(changed) == 1
-
-
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
-def test_muon_in_float32_is_torchs_but_for_the_rounding(shape):
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(shape, generator=generator, dtype=torch.float64)
-    one, other = (torch.nn.Parameter(start.clone().to(dtype)) for dtype in (torch.float32, torch.float64))
-    ours, theirs = Float32Muon([one], lr=0.1, weight_decay=0.1), torch.optim.Muon([other], lr=0.1, weight_decay=0.1)
-    for _ in range(4):
-        gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
-        one.grad, other.grad = gradient.float(), gradient.clone()
-        ours.step(), theirs.step()
-    moved = (other - start).norm()
-    assert (one - other).norm() < 0.02 * moved and moved > 0.3
-    momentum, expected = (optimizer.state_dict()["state"][0]["momentum_buffer"] for optimizer in (ours, theirs))
-    torch.testing.assert_close(momentum, expected.float())
-    theirs.load_state_dict(ours.state_dict())
-    ours.load_state_dict(theirs.state_dict())
-
-
-@pytest.mark.parametrize("has, expected", [(True, torch.optim.Muon), (False, Float32Muon)])
-def test_muon_is_in_float32_where_the_processor_emulates_bfloat16(monkeypatch, has, expected):
-    monkeypatch.setattr("rmtkit.optimization.has_bfloat16", lambda: has)
-    rates = {"matrix_learning_rate": 0.1, "learning_rate": 0.1, "weight_decay": 0.0}
-    optimizer = MuonWithAdamW([torch.nn.Parameter(torch.ones(2, 2))], [torch.nn.Parameter(torch.ones(2))], **rates)
-    assert type(optimizer._parts[0]) is expected
-
-
-def test_optimizer_state_survives_saving():
-    torch.manual_seed(0)
-
-    def build():
-        weights = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
-        groups = [{"params": weights[1:]}]
-        return weights, MuonWithAdamW(
-            weights[:1], groups, matrix_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0
-        )
-
-    def update(weights, optimizer, step):
-        for number, weight in enumerate(weights):
-            weight.grad = torch.sin(
-                weight.detach() * (step + 1) + torch.arange(weight.numel()).view_as(weight) + number
-            )
-        optimizer.step()
-
-    weights, optimizer = build()
-    for step in range(3):
-        update(weights, optimizer, step)
-    others, restored = build()
-    for a, b in zip(others, weights, strict=True):
-        a.data.copy_(b.data)
-    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    update(weights, optimizer, 3)
-    update(others, restored, 3)
-    for a, b in zip(others, weights, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_newest_complete_checkpoint_skips_one_cut_off(tmp_path):
