@@ -173,6 +173,11 @@ PAPER_TASKS = {  # the authors' scripts: first stage 2,000 or more updates, then
     "qa4": {"steps": (10_000,)},
 }
 LONG_TASKS = {"qa3", "qa15", "qa16", "qa18", "qa19"}  # facts and question do not fit two small segments: twice as many
+TEXT_FIELDS = (  # those that decide which stories there are, and in which text
+    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "min_n_answers", "num_people", "num_places",
+    "num_things", "vocabulary", "balance_answers", "background", "background_path", "background_tokens",
+    "fact_depth_start", "fact_depth_end",
+)  # fmt: skip
 CHOICES = {
     "preset": tuple(PRESETS),
     "background": ("wiki", "pg19", "wikitext", "local", "none"),

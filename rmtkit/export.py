@@ -23,16 +23,11 @@ from rmtkit.babi import SPLITS, write_stories
 from rmtkit.babi.files import OFFICIAL_SIZES, file_name, stories
 from rmtkit.babilong import BabilongBuilder, Sample
 from rmtkit.background import open_background
-from rmtkit.config import Config, ConfigError
+from rmtkit.config import TEXT_FIELDS, Config, ConfigError
 from rmtkit.formats import FORMATS, sha256, write_readme
 from rmtkit.public import context_size
 
 DECODE_SIZE = 2**16  # tokens decoded at once
-CONFIG_FIELDS = (  # those that decide what is written; the others are for training
-    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "min_n_answers", "num_people", "num_places",
-    "num_things", "vocabulary", "balance_answers", "background", "background_path", "background_tokens", "backbone",
-    "fact_depth_start", "fact_depth_end",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -200,7 +195,7 @@ def _manifest(config: Config, request: Request, tokenizer, background, files: li
     return {
         "made_by": f"rmtkit {__version__}",
         "request": asdict(request),
-        "config": {name: getattr(config, name) for name in CONFIG_FIELDS},
+        "config": {name: getattr(config, name) for name in (*TEXT_FIELDS, "backbone")},
         "tokenizer": {"name": config.backbone, "fingerprint": tokenizer_fingerprint(tokenizer)},
         "background": None if background is None else background.meta,
         "files": files,

@@ -20,7 +20,7 @@ import pandas as pd
 
 from rmtkit.babi import Problem
 from rmtkit.babilong import BabilongBuilder
-from rmtkit.config import Config, ConfigError, identity
+from rmtkit.config import TEXT_FIELDS, Config, ConfigError, identity
 from rmtkit.evaluation import accuracy_table
 from rmtkit.evaluator import Evaluator
 from rmtkit.experiment import model_folder, prompt_size
@@ -40,11 +40,7 @@ NUM_MEASURED = 8  # prompts, of MEASURED_TOKENS at most, whose characters are co
 MEASURED_TOKENS = 2**14
 READING = ["length", "num_segments", "num_tokens", "tokens_per_second", "peak_resident_mb", "peak_cuda_mb", "device",
            "dtype", "is_compiled", "batch_size", "num_read"]  # fmt: skip
-OF_SAMPLES = (  # the fields that test samples of a length depend on
-    "task", "seed", "babi_path", "max_n_facts", "min_n_facts", "min_n_answers", "num_people", "num_places",
-    "num_things", "vocabulary", "balance_answers", "background", "background_path", "background_tokens", "layout",
-    "question_position", "fact_depth_start", "fact_depth_end", "answer_size", "segment_size",
-)  # fmt: skip
+OF_SAMPLES = (*TEXT_FIELDS, "layout", "question_position", "answer_size", "segment_size")  # what samples depend on
 
 
 @dataclasses.dataclass(frozen=True)
