@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -50,8 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if isinstance(error, ChildError) else 2
     is_text = isinstance(result, str)
     if is_main():
-        print(result if is_text else json.dumps(result))
+        _show(result if is_text else json.dumps(result))
     return 1 if not is_text and result.get("failed") else 0
+
+
+def _show(text: str) -> None:
+    """Print a result; a reader that leaves early, such as `head`, has seen what it wanted."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it once more at its end
 
 
 def _add_train(commands) -> None:

@@ -1,6 +1,9 @@
 """The commands train and evaluate, and how commands refuse and help."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -68,6 +71,15 @@ def test_command_refuses_with_one_line_and_status_2(command, option, message, ca
 def test_evaluate_without_a_model_says_so(tmp_path, capsys):
     status, _, err = run(capsys, "evaluate", "--preset=smoke", "--outputs_dir", tmp_path)
     assert status == 2 and "no trained model in" in err.splitlines()[-1]
+
+
+def test_reader_that_leaves_early_is_no_error():
+    closed, pipe = os.pipe()
+    os.close(closed)
+    command = [sys.executable, "-m", "rmtkit", "reference", "--name", "qa1", "--commands"]
+    with open(pipe, "w") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sweep"])
