@@ -107,7 +107,8 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, h
     """Train one stage from its newest complete checkpoint, or from its start; return the best model."""
     started = time.perf_counter()
     trainer = make_trainer(experiment, stage, model, hooks)
-    trainer.train(resume_from_checkpoint=from_main(lambda: newest_complete_checkpoint(stage.folder)))
+    checkpoint = from_main(lambda: newest_complete_checkpoint(stage.folder))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trained = whole_model(trainer.model)
     if is_main():
         state = trainer.state
@@ -116,11 +117,20 @@ def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, h
             {"num_segments": stage.num_segments, "steps": state.global_step,
              "best_metric": experiment.config.best_metric, "best": state.best_metric,
              "best_step": state.best_global_step, "skipped_updates": len(skipped_updates(state)),
-             "seconds": round(time.perf_counter() - started, 1)},
+             "seconds": round(_seconds_before(experiment, stage, checkpoint) + time.perf_counter() - started, 1)},
         )  # fmt: skip
         _save(trained, stage.best, experiment.tokenizer)
     wait_for_all()
     return trained
+
+
+def _seconds_before(experiment: Experiment, stage: Stage, checkpoint: str | None) -> float:
+    """Return how long the updates up to a checkpoint took, which another process made; 0 without one."""
+    if checkpoint is None:
+        return 0.0
+    step = int(Path(checkpoint).name.split("-")[1])
+    rows = (row for row in experiment.run.training_log() if row["stage"] == stage.index)
+    return sum(row["seconds"] for row in rows if row["step"] <= step)
 
 
 def make_trainer(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> StageTrainer:

@@ -158,6 +158,19 @@ def test_stage_promoted_before_a_kill_stays_promoted(small, tmp_path):
     assert [row["step"] for row in experiment.run.metrics() if row["stage"] == 0] == [2]
 
 
+def test_seconds_of_a_stage_are_those_of_all_processes_that_trained_it(small, tmp_path):
+    experiment = make_experiment(small, tmp_path, steps="4", eval_steps=2)
+    first, second = stages(experiment)
+    train(experiment)
+    for folder in (second.best, second.folder / "checkpoint-4", experiment.run.model_path):  # as if killed after two
+        shutil.rmtree(folder)
+    for seconds, stage, step in [(10_000, 0, 2), (200, 1, 1), (30, 1, 2), (4_000, 1, 3)]:
+        experiment.run.append_log({"stage": stage, "step": step, "split": "train", "seconds": seconds})
+    train(experiment)
+    assert 230 < read_json(second.folder / "stage.json")["seconds"] < 4_000
+    assert read_json(first.folder / "stage.json")["seconds"] < 230
+
+
 @pytest.mark.parametrize(
     ("promote_at", "patience", "stops"), [(None, 3, 6), (0.9, 3, 2), (0.95, 3, 6), (None, 9, None)]
 )
