@@ -128,7 +128,7 @@ def _seconds_before(experiment: Experiment, stage: Stage, checkpoint: str | None
     """Return how long the updates up to a checkpoint took, which another process made; 0 without one."""
     if checkpoint is None:
         return 0.0
-    step = int(Path(checkpoint).name.split("-")[1])
+    step = _step_of(Path(checkpoint))
     rows = (row for row in experiment.run.training_log() if row["stage"] == stage.index)
     return sum(row["seconds"] for row in rows if row["step"] <= step)
 
@@ -268,7 +268,7 @@ def newest_complete_checkpoint(folder: Path) -> str | None:
 
     Trainer writes trainer_state.json last, so that one that parses vouches for the rest.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
     for path in found:
         try:
             read_json(path / "trainer_state.json")
@@ -277,6 +277,11 @@ def newest_complete_checkpoint(folder: Path) -> str | None:
         else:
             return str(path)
     return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Return the updates made before a checkpoint, which Trainer puts into its name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _save(model: RMTPreTrainedModel, folder: Path, tokenizer) -> None:
