@@ -206,7 +206,6 @@ def _add_reference(commands) -> None:
     command.add_argument("--run", dest="runs", default="", help=runs)
     command.add_argument("--variant", default="", help="what sets it apart from the task's first model")
     command.add_argument("--note", default="", help="what its runs do not tell of how it was made")
-    command.add_argument("--memory_grid", help="to set in the trained model: memory is rounded to multiples of it")
     command.add_argument("--evaluation", help='the "folder" that evaluate has printed')
     command.add_argument("--commands", action="store_true", help="print the commands that train it anew, nothing else")
     command.set_defaults(run=_reference)
@@ -221,10 +220,10 @@ def _reference(known: argparse.Namespace, fields: dict[str, str]) -> dict | str:
     if known.commands:
         return "\n".join(commands_of(known.name))
     runs = [run for run in known.runs.split(",") if run]
-    config = resolve({**fields, "memory_grid": known.memory_grid})
+    config = resolve(fields)
     wanted = {name: getattr(config, name) for name in fields}
-    described = {"variant": known.variant, "note": known.note, "memory_grid": config.memory_grid}
-    return publish(known.name, runs=runs, **described, evaluation=known.evaluation, wanted=wanted)
+    return publish(known.name, runs=runs, variant=known.variant, note=known.note,
+                   evaluation=known.evaluation, wanted=wanted)  # fmt: skip
 
 
 def _results(known: argparse.Namespace, fields: dict[str, str]) -> dict:

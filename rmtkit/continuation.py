@@ -53,8 +53,6 @@ def commands_of(name: str) -> list[str]:
         commit = (run.get("environment") or {}).get("commit", "unknown")
         lines.append(f"# {number} of {len(recipe['runs'])}: commit {commit}, {run['seconds'] / 60:.0f} minutes")
         lines.append(terminal_command({**parameters, "run_dir": f"outputs/runs/{name}-{number}"}))
-    if (grid := recipe.get("memory_grid_set")) is not None:
-        lines.append(f"# after training: memory_grid {grid} in config.json (python -m rmtkit reference --memory_grid)")
     return lines
 
 

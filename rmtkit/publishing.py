@@ -32,16 +32,14 @@ COLUMNS = ["task", "split", "index", "length", "num_tokens", "num_facts", "fact_
 SIZES = ["length", "num_tokens", "num_characters", "num_fitting", "num_problems", "precision"]
 
 
-def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", note: str = "",
-            memory_grid: float | None = None, evaluation: str | None = None, wanted: dict | None = None,
-            reference: Path = REFERENCE) -> dict:  # fmt: skip
+def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", note: str = "", evaluation: str | None = None,
+            wanted: dict | None = None, reference: Path = REFERENCE) -> dict:  # fmt: skip
     """Make outputs/reference/`name` of runs, or add an evaluation to what is there.
 
     Args:    runs: folders of finished runs, in the order of the chain, the first or `reference:NAME` (also the same
              name, whose place the model then takes); none: the model stays;
              variant: what sets the model apart from the task's first one, such as "question at both ends";
              note: what the runs do not tell; without one, that of the reference model they went on from;
-             memory_grid: what to set in the model after training; predictions of the model without it are left out;
              evaluation: the folder that `rmtkit.experiment.evaluation_folder` named, with records of this model at
              lengths by name; of several for one length those with the most samples are taken;
              wanted: fields that its settings must have, to choose among several;  reference: the folder of them all.
@@ -59,8 +57,6 @@ def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", note: str
     with _replaced(folder, is_kept=not runs) as new:
         if runs:
             _copy_runs(runs, new, variant, note)
-        if memory_grid is not None:
-            _set_grid(new, memory_grid)
         if evaluation:
             _copy_evaluation(Path(evaluation).expanduser(), new, wanted or {})
     lengths = [length for length in LENGTHS if (folder / "evaluation" / f"{length}.csv").is_file()]
@@ -130,15 +126,6 @@ def _copy_runs(names: Sequence[str], new: Path, variant: str, note: str) -> None
     write_json(new / "recipe.json", recipe)
 
 
-def _set_grid(folder: Path, memory_grid: float) -> None:
-    """Round the memory of a model to multiples of `memory_grid`; what it answered before is another model's."""
-    model, recipe = read_json(folder / "config.json"), read_json(folder / "recipe.json")
-    if memory_grid != model.get("memory_grid", 0.0):
-        shutil.rmtree(folder / "evaluation", ignore_errors=True)
-    write_json(folder / "config.json", {**model, "memory_grid": memory_grid})
-    write_json(folder / "recipe.json", {**recipe, "memory_grid_set": memory_grid})
-
-
 def _link_of_reference(name: str) -> Link:
     """Return a published model that runs went on from, as `_copy_runs` has left it."""
     folder = checkpoint_folder(name)
@@ -154,9 +141,7 @@ def _link_of_run(run: Path) -> Link:
     if not (run / "result.json").is_file() or not (run / "model" / "config.json").is_file():
         raise ConfigError(f"{run} is no finished run: it has no result.json, or no model")
     result, path = read_json(run / "result.json"), run / "environment.json"
-    config, grid = result["config"], read_json(run / "model" / "config.json").get("memory_grid")
-    if grid:  # perhaps its backbone's, which no run before it may have: set after training
-        config = {**config, "memory_grid": grid}
+    config = result["config"]
     described = {
         **{name: result[name] for name in ("scoring_rule", "stages", "tests") if name in result},
         "config": config,

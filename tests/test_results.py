@@ -11,7 +11,6 @@ from rmtkit.babi import GeneratedProblems
 from rmtkit.babilong import BabilongBuilder
 from rmtkit.cli import main
 from rmtkit.config import ConfigError
-from rmtkit.continuation import commands_of
 from rmtkit.experiment import evaluation_folder, load_trained
 from rmtkit.generalization import evaluate_lengths
 from rmtkit.intervals import wilson_interval
@@ -111,35 +110,6 @@ def test_chain_goes_on_from_a_published_model_in_its_own_place(make_run, tmp_pat
     (reference / "qa1" / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ConfigError, match="is not what recipe.json says"):
         publish("qa1", runs=["reference:qa1", third], reference=reference)
-
-
-def test_grid_that_is_set_after_training_is_of_another_model_and_recorded(
-    make_run, evaluate_run, tmp_path, monkeypatch
-):
-    reference, run = tmp_path / "reference", make_run("run")
-    monkeypatch.setattr("rmtkit.reference.REFERENCE", reference)
-    publish("qa1", runs=[run], evaluation=str(evaluate_run(run)), reference=reference)
-    rounded = evaluate_run(run, memory_grid=0.5)
-    with pytest.raises(ConfigError, match="no records of this model"):
-        publish("qa1", memory_grid=0.25, evaluation=str(rounded), reference=reference)
-    assert read_json(reference / "qa1" / "config.json")["memory_grid"] == 0.0
-    publish("qa1", memory_grid=0.5, reference=reference)
-    assert not (reference / "qa1" / "evaluation").exists() and load_reference("qa1")[0].config.memory_grid == 0.5
-    publish("qa1", evaluation=str(rounded), reference=reference)
-    assert (reference / "qa1" / "evaluation" / "1k.csv").is_file()
-    assert commands_of("qa1")[-1].startswith("# after training: memory_grid 0.5 in config.json")
-
-
-def test_run_that_went_on_with_the_grid_of_its_backbone_says_so(make_run, tmp_path, monkeypatch):
-    reference = tmp_path / "reference"
-    monkeypatch.setattr("rmtkit.reference.REFERENCE", reference)
-    publish("qa1", runs=[make_run("first")], memory_grid=0.5, reference=reference)
-    second = make_run("second", seed=1, backbone="reference:qa1")
-    config = read_json(second / "model" / "config.json")
-    write_json(second / "model" / "config.json", {**config, "memory_grid": 0.5})
-    publish("qa1", runs=["reference:qa1", second], reference=reference)
-    *_, last = commands_of("qa1")
-    assert "--memory_grid=0.5" in last and load_reference("qa1")[0].config.memory_grid == 0.5
 
 
 def test_chain_cannot_begin_with_a_model_whose_runs_are_unknown(make_run, tmp_path):
@@ -257,7 +227,7 @@ def test_published_series_are_one_curve_each():
 
 
 def test_commands_refuse_with_one_line(capsys):
-    assert main(["reference", "--name", "qa1", "--memory_grid", "nan"]) == 2
+    assert main(["reference", "--name", "qa1", "--memory_grid=nan"]) == 2
     assert capsys.readouterr().err == "rmtkit: memory_grid is 'nan'; expected a number\n"
     assert main(["reference", "--name=../x", "--run=nowhere"]) == 2
     assert "expected the name of a folder" in capsys.readouterr().err
