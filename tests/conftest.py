@@ -1,7 +1,8 @@
-"""Tiny models from configurations, a small byte-level tokenizer and a small background, shared by the tests."""
+"""Tiny models from configurations, byte-level tokenizers, a background and a short run, all small, shared by tests."""
 
 import pytest
 import torch
+from tokenizer_types import make_byte_bpe, wrap
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -107,6 +108,11 @@ def babi_sentences():
     return [text for story in stories for text in (*story.facts, *(q.text for q in story.questions))]
 
 
+@pytest.fixture(scope="module")
+def byte_bpe():
+    return wrap(make_byte_bpe())
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     """A folder of twelve short texts, no two with a sentence in common."""
@@ -139,3 +145,16 @@ def make_builder(tokenizer, open_library):
         return BabilongBuilder(problems, background, tokenizer, **settings)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, tokenizer, make_backbone, library) -> dict:
+    """Parameters of a run that takes a second: a tiny Llama without biases, three updates, validation after each."""
+    folder = tmp_path_factory.mktemp("backbone")
+    tokenizer.save_pretrained(folder)
+    make_backbone("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    return {
+        "preset": "smoke", "backbone": str(folder), "data_dir": str(folder), "precision": "float32",
+        "background": "local", "background_path": str(library), "segments": "4", "steps": 3, "eval_steps": 1,
+        "validation_samples": 4, "promote_at": 1.0, "optimizer": "adamw", "trackers": "none",
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Token stores of background text: encoding of pieces, building, passages. Every tokenizer is made here."""
+"""Token stores of background text: building, splits, limits, passages, and what a killed build leaves."""
 
 import json
 import os
@@ -14,28 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
-from transformers.utils.logging import get_logger
+from tokenizer_types import SENTENCES, make_byte_bpe, make_unigram, wrap
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from rmtkit.background import (
-    SPLITS,
-    Document,
-    encode_piece,
-    encode_pieces,
-    joining_prefix,
-    open_background,
-    read_documents,
-    store,
-)
+from rmtkit.background import SPLITS, Document, encode_piece, open_background, read_documents, store
 from rmtkit.background.encoding import token_dtype, tokenizer_fingerprint
 
-SENTENCES = [
-    "The river was high and the road was long.",
-    'She said: "No, wait (a moment)."',
-    "(In 1990 it rained.)",
-    "Mary went to the garden.",
-]
 NUM_DOCUMENTS = 24
 
 SLOW_BUILD = """
@@ -56,77 +40,8 @@ print(open_background("local", tokenizer, data_dir=sys.argv[3], path=sys.argv[4]
 """
 
 
-def train(model, trainer, pre_tokenizer, decoder, *, normalizer=None):
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
-    if normalizer:
-        tokenizer.normalizer = normalizer
-    tokenizer.train_from_iterator(SENTENCES * 20, trainer)
-    return tokenizer
-
-
-def make_byte_bpe(vocab_size=400):
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<s>"],
-        show_progress=False,
-    )
-    return train(models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
-
-
-def make_byte_bpe_with_bos():
-    tokenizer = make_byte_bpe()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return tokenizer
-
-
-def make_wordpiece():
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]"], show_progress=False)
-    return train(
-        models.WordPiece(unk_token="[UNK]"),
-        trainer,
-        pre_tokenizers.BertPreTokenizer(),
-        decoders.WordPiece(),
-        normalizer=normalizers.BertNormalizer(),
-    )
-
-
-def make_unigram():
-    trainer = trainers.UnigramTrainer(vocab_size=200, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
-    return train(models.Unigram(), trainer, pre_tokenizers.Metaspace(), decoders.Metaspace())
-
-
-def make_metaspace_bpe():
-    trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False)
-    return train(
-        models.BPE(),
-        trainer,
-        pre_tokenizers.Metaspace(prepend_scheme="never"),
-        decoders.Metaspace(prepend_scheme="never"),
-    )
-
-
-MAKERS = {
-    "byte_bpe": make_byte_bpe,
-    "byte_bpe_with_bos": make_byte_bpe_with_bos,
-    "wordpiece": make_wordpiece,
-    "unigram": make_unigram,
-    "metaspace_bpe": make_metaspace_bpe,
-}
-
-
-def wrap(tokenizer, **options):
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
-
-
 def sentence(document, number):
     return f"Report {document} line {number} says that the river was high."
-
-
-@pytest.fixture(scope="module")
-def byte_bpe():
-    return wrap(make_byte_bpe())
 
 
 @pytest.fixture(scope="module")
@@ -156,66 +71,6 @@ def sentences_of(background, tokenizer, split, num_tokens, *, seed=0):
 def documents_of(background, tokenizer, split):
     pairs = sentences_of(background, tokenizer, split, 3 * background.num_tokens(split))
     return {document for document, _ in pairs}
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_encoded_pieces_joined_decode_to_sentences_with_a_space_between(name):
-    tokenizer = wrap(MAKERS[name]())
-    joined = np.concatenate(encode_pieces(tokenizer, SENTENCES))
-    expected = tokenizer(" ".join(SENTENCES), add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(joined).strip() == tokenizer.decode(expected).strip()
-    if name != "wordpiece":  # which spaces punctuation its own way
-        assert tokenizer.decode(joined).strip() == " ".join(SENTENCES)
-
-
-@pytest.mark.parametrize(
-    ("name", "prefix"), [("byte_bpe", " "), ("wordpiece", ""), ("unigram", ""), ("metaspace_bpe", " ")]
-)
-def test_joining_prefix_by_kind_of_tokenizer(name, prefix):
-    assert joining_prefix(wrap(MAKERS[name]())) == prefix
-
-
-def test_joining_prefix_refuses_a_tokenizer_that_loses_spaces():
-    words = {word: number for number, word in enumerate(["[UNK]", "The", "cat", "Mary", "went"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Whitespace(), decoders.Fuse()
-    with pytest.raises(ValueError, match="cannot join"):
-        joining_prefix(wrap(tokenizer))
-
-
-def test_encode_piece_adds_no_special_token():
-    tokenizer = wrap(make_byte_bpe_with_bos())
-    assert tokenizer("Mary went")["input_ids"][0] == 0
-    assert 0 not in encode_piece(tokenizer, "Mary went")
-
-
-def test_encode_piece_drops_white_space_at_the_ends(byte_bpe):
-    assert encode_piece(byte_bpe, " Mary went\n") == encode_piece(byte_bpe, "Mary went")
-    assert encode_piece(byte_bpe, " ") == []
-
-
-def test_encode_pieces_equals_encode_piece_for_more_than_one_batch(byte_bpe):
-    texts = [f"Mary went to garden {number}. " for number in range(3000)] + [""]
-    pieces = encode_pieces(byte_bpe, texts)
-    assert len(pieces) == len(texts)
-    assert all(piece.dtype == np.uint16 for piece in pieces)
-    for number in (0, 2047, 2048, 2999, 3000):
-        assert pieces[number].tolist() == encode_piece(byte_bpe, texts[number])
-
-
-def test_encode_piece_does_not_warn_about_the_length_of_the_model(monkeypatch):
-    logger = get_logger("transformers.tokenization_utils_base")
-    monkeypatch.setattr(logger, "warning", lambda *args: pytest.fail(args[0]))
-    assert len(encode_piece(wrap(make_byte_bpe(), model_max_length=4), SENTENCES[0])) > 4
-
-
-def test_tokenizer_fingerprint_ignores_truncation_and_sees_the_vocabulary(byte_bpe):
-    tokenizer = wrap(make_byte_bpe(), pad_token="<s>")
-    before = tokenizer_fingerprint(tokenizer)
-    tokenizer(SENTENCES, truncation=True, max_length=4, padding="max_length")
-    assert tokenizer_fingerprint(tokenizer) == before
-    tokenizer.add_tokens(["garden"])
-    assert tokenizer_fingerprint(tokenizer) != before
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_background import make_metaspace_bpe, make_unigram, make_wordpiece
+from tokenizer_types import make_metaspace_bpe, make_unigram, make_wordpiece
 from transformers import PreTrainedTokenizerFast
 
 from rmtkit.babi import GeneratedProblems

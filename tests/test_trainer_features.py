@@ -1,19 +1,16 @@
-"""What users of a trainer rely on: accumulation, trackers, best weights, schedules, clipping, freezing, skipping."""
+"""What users of a trainer rely on: accumulation, best weights, batches, schedules, freezing, going on."""
 
 import copy
 import json
 import math
 import shutil
-import sys
-import types
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from trainer_runs import log_of, make_experiment, spoil, train_once, weights_of
+from transformers import TrainerControl, TrainerState
 from transformers.utils import logging
 
-from rmtkit.callbacks import GradientCallback
 from rmtkit.config import CHOICES, ConfigError, resolve
 from rmtkit.curriculum import StageDataset, StageEndCallback, stages
 from rmtkit.experiment import build_model, load_trained, prepare
@@ -22,51 +19,6 @@ from rmtkit.runs import read_json
 from rmtkit.trainer import make_optimizer
 from rmtkit.training import Hooks, make_trainer, train
 from rmtkit.validation import validation_loss
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, tokenizer, make_backbone, library) -> dict:
-    """Parameters of a run that takes a second: a tiny Llama without biases, three updates, validation after each."""
-    folder = tmp_path_factory.mktemp("backbone")
-    tokenizer.save_pretrained(folder)
-    make_backbone("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
-    return {
-        "preset": "smoke", "backbone": str(folder), "data_dir": str(folder), "precision": "float32",
-        "background": "local", "background_path": str(library), "segments": "4", "steps": 3, "eval_steps": 1,
-        "validation_samples": 4, "promote_at": 1.0, "optimizer": "adamw", "trackers": "none",
-    }  # fmt: skip
-
-
-def make_experiment(small, folder, **more):
-    return prepare(resolve({**small, "outputs_dir": str(folder), **more}))
-
-
-def train_once(small, folder, hooks=None, **more):
-    """Train, and return the experiment and its only stage."""
-    experiment = make_experiment(small, folder, **more)
-    train(experiment, **(hooks or {}))
-    return experiment, stages(experiment)[0]
-
-
-def weights_of(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def log_of(stage, step):
-    return read_json(stage.folder / f"checkpoint-{step}" / "trainer_state.json")["log_history"]
-
-
-class Gradients(TrainerCallback):
-    """Keep the largest number and the norm of the gradients of each update."""
-
-    def __init__(self):
-        self.largest, self.norms = [], []
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        self.largest.append(max(float(g.abs().max()) for g in gradients))
-        self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
-
 
 # ---------------------------------------------------------------- gradient accumulation
 
@@ -102,85 +54,6 @@ def test_trainer_counts_the_labels_that_the_loss_counts(small, tmp_path):
     _, count = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
     model.eval()
     torch.testing.assert_close(model(**batch).loss * count, model(**batch, num_items_in_batch=1).loss)
-
-
-# ---------------------------------------------------------------- trackers
-
-
-def stub(monkeypatch, name, **attributes):
-    """Install a module that does nothing but keep what it is called with."""
-    module = types.ModuleType(name)
-    module.__spec__ = types.SimpleNamespace(name=name, loader=None)
-    for key, value in attributes.items():
-        setattr(module, key, value)
-    monkeypatch.setitem(sys.modules, name, module)
-    return module
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    """A stub of wandb; `calls` has what it was given."""
-    calls = []
-    settings = type("Settings", (dict,), {"update": lambda self, *a, **k: None})()
-    module = stub(monkeypatch, "wandb", run=None, config=settings, calls=calls)
-
-    def init(**options):
-        calls.append(("init", options))
-        module.run = types.SimpleNamespace(_label=lambda **k: None, summary={}, id="1", name="1")
-
-    def finish():
-        calls.append(("finish", {}))
-        module.run = None
-
-    module.init, module.finish = init, finish
-    module.log = lambda numbers: calls.append(("log", numbers))
-    for name in ("wandb.sdk", "wandb.sdk.lib"):
-        stub(monkeypatch, name)
-    stub(monkeypatch, "wandb.sdk.lib.config_util", ConfigError=RuntimeError)
-    return module
-
-
-@pytest.fixture
-def trackio(monkeypatch):
-    """A stub of trackio; `calls` has what it was given."""
-    calls = []
-    context = types.SimpleNamespace(current_space_id=types.SimpleNamespace(get=lambda: None))
-    config = type("Settings", (dict,), {"update": lambda self, *a, **k: None})()
-    module = stub(monkeypatch, "trackio", config=config, context_vars=context, calls=calls)
-    module.init = lambda **options: calls.append(("init", options))
-    module.log = lambda numbers: calls.append(("log", numbers))
-    module.finish = lambda: calls.append(("finish", {}))
-    return module
-
-
-def test_tensorboard_writes_to_a_folder_of_each_stage(small, tmp_path):
-    experiment, stage = train_once(small, tmp_path, trackers="tensorboard")
-    assert list((experiment.run.folder / "tensorboard" / stage.folder.name).glob("events.*"))
-
-
-def test_trackers_none_writes_no_tensorboard(small, tmp_path):
-    experiment, _ = train_once(small, tmp_path)
-    assert not (experiment.run.folder / "tensorboard").exists()
-
-
-def test_every_named_tracker_gets_the_validations_of_each_stage(small, tmp_path, wandb, trackio):
-    experiment, _ = train_once(small, tmp_path, trackers="wandb,trackio", segments="2,3", steps=2)
-    names = [f"{experiment.run.folder.name}-{stage.folder.name}" for stage in stages(experiment)]
-    for module in (wandb, trackio):
-        opened = [options for name, options in module.calls if name == "init"]
-        assert [(each["project"], each["name"]) for each in opened] == [("rmtkit", name) for name in names]
-        logged = [numbers for name, numbers in module.calls if name == "log"]
-        assert sum("eval/exact_match" in numbers for numbers in logged) == 4
-        assert [name for name, _ in module.calls].count("finish") == 2
-    assert all(options["dir"] == experiment.run.folder for name, options in wandb.calls if name == "init")
-
-
-def test_tracker_that_is_not_installed_stops_before_training(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    experiment = make_experiment(small, tmp_path, trackers="tensorboard,wandb")
-    with pytest.raises(ConfigError, match="wandb is not installed; pip install wandb, or leave it out") as found:
-        train(experiment)
-    assert "\n" not in str(found.value) and not (experiment.run.folder / "checkpoints").exists()
 
 
 # ---------------------------------------------------------------- the best weights
@@ -318,27 +191,7 @@ def test_learning_rate_falls_where_the_best_metric_does_not_get_better(small, tm
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 1, 0.1])
 
 
-# ---------------------------------------------------------------- clipping, freezing
-
-
-def gradients_of(small, folder, **parameters):
-    gradients = Gradients()
-    train_once(small, folder, {"callbacks": (gradients,)}, **parameters)
-    assert len(gradients.norms) == 3
-    return gradients
-
-
-def test_gradients_are_clipped_by_norm(small, tmp_path):
-    assert max(gradients_of(small, tmp_path, max_grad_norm=1e-3).norms) == pytest.approx(1e-3, rel=1e-2)
-
-
-def test_gradients_are_clipped_by_value(small, tmp_path):
-    found = gradients_of(small, tmp_path, max_grad_value=1e-3)
-    assert max(found.largest) == pytest.approx(1e-3) and min(found.norms) > 2e-3
-
-
-def test_gradients_are_not_clipped_where_that_is_off(small, tmp_path):
-    assert min(gradients_of(small, tmp_path, max_grad_norm=0).norms) > 1.1
+# ---------------------------------------------------------------- freezing
 
 
 @pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
@@ -361,88 +214,6 @@ def test_optimizer_of_the_memory_alone_survives_saving(small, tmp_path, optimize
     other = make_optimizer(model, experiment.config)
     other.load_state_dict(copy.deepcopy(made.state_dict()))
     assert str(other.state_dict()) == str(made.state_dict())
-
-
-# ---------------------------------------------------------------- updates that are skipped
-
-
-def spoil(batch):
-    """Start some batches from a memory that is not a number; which ones, their tokens decide."""
-    if int(batch["input_ids"].sum()) % 3 == 0:
-        batch["state"] = torch.full((len(batch["input_ids"]), 8, 16), math.nan)
-    return batch
-
-
-def spoil_all(batch):
-    return {**batch, "state": torch.full((len(batch["input_ids"]), 8, 16), math.nan)}
-
-
-def build_part():
-    """A model, its optimizer after one update, and a new gradient."""
-    torch.manual_seed(0)
-    model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return model, optimizer
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_skipped_update_changes_neither_weights_nor_optimizer(number):
-    model, optimizer = build_part()
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    model(torch.ones(1, 3)).sum().backward()
-    model.weight.grad[0, 0] = number
-    GradientCallback(1.0).on_pre_optimizer_step(arguments(), TrainerState(), None, model=model)
-    optimizer.step()
-    assert str((model.state_dict(), optimizer.state_dict())) == str(before)
-
-
-def arguments():
-    return types.SimpleNamespace(output_dir="stage")
-
-
-def test_skipped_update_goes_with_the_loss_scaler_of_float16():
-    model, optimizer = build_part()
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    scaler, callback, state = torch.amp.GradScaler("cpu", init_scale=2.0**16), GradientCallback(), TrainerState()
-    for factor, skipped in ((math.inf, 1), (1.0, 1)):
-        scaler.scale(model(torch.ones(1, 3)).sum() * factor).backward()
-        scaler.unscale_(optimizer)  # as clipping does
-        callback.on_pre_optimizer_step(arguments(), state, None, model=model)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        assert len(state.log_history) == skipped and scaler.get_scale() == 2.0**15
-        is_unchanged = str((model.state_dict(), optimizer.state_dict())) == str(before)
-        assert is_unchanged == (factor == math.inf)
-
-
-def test_skipped_updates_are_counted_in_all_files(small, tmp_path):
-    experiment, stage = train_once(small, tmp_path, {"batch_transform": spoil}, steps=12, batch_size=4,
-                                   micro_batch_size=2)  # fmt: skip
-    total = read_json(stage.folder / "stage.json")["skipped_updates"]
-    counts = [row["skipped_updates"] for row in experiment.run.metrics()]
-    assert 0 < total < 12 and counts[-1] == total and counts == sorted(counts)
-    assert all(torch.isfinite(weight).all() for weight in weights_of(stage.best).values())
-
-
-def test_many_skipped_updates_in_a_row_stop_the_run(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(GradientCallback, "MOST_IN_A_ROW", 2)
-    with pytest.raises(ValueError, match="the gradients of 2 updates in a row are not finite, up to update 2") as found:
-        train_once(small, tmp_path, {"batch_transform": spoil_all})
-    assert "\n" not in str(found.value)
-
-
-def test_skipped_updates_with_others_between_do_not_stop_the_run(monkeypatch):
-    monkeypatch.setattr(GradientCallback, "MOST_IN_A_ROW", 2)
-    model, state, callback = torch.nn.Linear(1, 1), TrainerState(), GradientCallback()
-    for step in (0, 2, 4):
-        state.global_step = step
-        model.weight.grad = torch.full_like(model.weight, math.nan)
-        callback.on_pre_optimizer_step(arguments(), state, None, model=model)
-    assert [entry["skipped_updates"] for entry in state.log_history] == [1, 2, 3]
 
 
 # ---------------------------------------------------------------- going on

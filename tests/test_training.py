@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainer_runs import make_experiment
 from transformers import TrainerControl, TrainerState
 
 from rmtkit.config import ConfigError, resolve
@@ -41,10 +42,6 @@ def small(tmp_path_factory) -> dict:
     tokenizer.save_pretrained(folder)
     new_backbone(tokenizer, seed=0).save_pretrained(folder)
     return {"preset": "smoke", "backbone": str(folder), "data_dir": str(folder), "precision": "float32"}
-
-
-def make_experiment(small, folder, **more):
-    return prepare(resolve({**small, "outputs_dir": str(folder), **more}))
 
 
 def test_stage_batches_have_one_number_of_segments(small, tmp_path):
