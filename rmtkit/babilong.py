@@ -110,9 +110,9 @@ class BabilongBuilder:
 
         Args:    split: train, validation or test;  index: from 0;  num_tokens: exact length of the prompt in tokens
                  (in the layout "authors" of the prompt without its question and "GEN"); None: facts alone;
-                 num_extra_questions: further questions about the same facts after the first answer;
-                 num_questions_between: questions asked and answered on the way, at each point where the story has one,
-                 if there is room. Both are dense supervision for training.
+                 num_extra_questions: further questions about the same facts after the first answer, as many as
+                 `answer_size` holds;  num_questions_between: questions asked and answered on the way, at each point
+                 where the story has one, if there is room. Both are dense supervision for training.
                  max_n_facts: a limit below that of `problems`, for generated problems;  background_share: of the
                  background that `num_tokens` has room for; below 1 the prompt is shorter. Both make easy samples.
         Raises:  ValueError if facts and question do not fit `num_tokens`.

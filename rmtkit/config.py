@@ -35,7 +35,7 @@ class Config:
     num_things: int | None = None  # objects, animals, shapes, containers
     vocabulary: str = "original"  # names, places and things of generated stories; "held_out": words never used there
     balance_answers: bool = False  # generated problems have all answers of a task equally often
-    num_extra_questions: int = 2  # further questions about the same facts, in training of decoders only
+    num_extra_questions: int = 2  # more about the same facts, as many as answer_size holds; training of decoders only
     num_questions_between: int = 4  # on the way, at each point where the story asks; training of decoders only
     also_ask: str | None = None  # tasks such as qa1,who whose questions are among these; generated stories
     shuffle_questions: bool = False  # the questions of a sample come in any order: nobody can guess the first; training
