@@ -54,7 +54,7 @@ class Config:
     spread_embeddings: bool = False  # before training, for a task in words that the backbone never had to tell apart
     num_memory_tokens: int = 8
     segment_size: int = 32  # tokens of text; memory comes on top
-    memory_grid: float | None = None  # memory is rounded to multiples of it; 0: not; None: as the model has it
+    memory_grid: float | None = 1.0  # memory is rounded to multiples of it; 0: not; None: as the model has it
     bptt_depth: int | None = None  # segments that gradients pass through; None: all
     segment_checkpointing: bool = False  # recompute activations in the backward pass
     # training
@@ -89,7 +89,7 @@ class Config:
     eval_steps: int = 50  # updates between validations, and between checkpoints
     validation_samples: int = 200
     validation_segments: int | None = None  # of these samples; None: as many as the stage has
-    best_metric: str = "loss"  # keeps a stage's best weights: exact_match, loss, or one handed to `train`
+    best_metric: str = "last"  # the weights a stage keeps: last, best exact_match or loss, or one handed to `train`
     best_is_lowest: bool | None = None  # whether lower is better; None: for loss only
     promote_at: float = 1.0  # exact match at which the next stage begins; above 1: when the steps are done
     patience: int = 20  # validations without a better `best_metric` before a stage ends
@@ -153,7 +153,7 @@ SMOKE = dataclasses.replace(
 PAPER = dataclasses.replace(
     TINY, preset="paper", babi_path="hub", num_extra_questions=0, num_questions_between=0,
     background="pg19", background_tokens=200_000_000,
-    layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512,
+    layout="authors", answer_size=20, backbone="gpt2", num_memory_tokens=16, segment_size=512, memory_grid=None,
     segments=(1, 2, 4, 6, 8, 16, 32), steps=(5000,), vary_segments=1.0, batch_size=64, micro_batch_size=4,
     optimizer="adamw", learning_rate=1e-5, memory_learning_rate=None, stage_rates=(1.0,), weight_decay=0.01,
     schedule="linear", schedule_horizon=2.0, warmup_share=0.1, eval_steps=250, validation_samples=1000,
@@ -161,8 +161,8 @@ PAPER = dataclasses.replace(
     test_batch_size=8,
 )  # fmt: skip
 LONG = dataclasses.replace(
-    TINY, preset="long", backbone="reference:qa1-tiny", segment_size=128, segments=(16,), steps=(250,),
-    window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.005, memory_learning_rate=1e-3,
+    TINY, preset="long", backbone="reference:qa1-tiny", memory_grid=None, segment_size=128, segments=(16,),
+    steps=(250,), window=4, distraction=0.01, learning_rate=2e-4, matrix_learning_rate=0.005, memory_learning_rate=1e-3,
     stage_rates=(1.0,), weight_decay=0.1, decay_share=0.6, precision="fastest", eval_steps=100, validation_samples=128,
     validation_segments=64, promote_at=2.0, test_segments=(8, 32, 128, 512), test_samples=200, test_batch_size=32,
 )  # fmt: skip
@@ -302,6 +302,10 @@ def _check_training(config: Config) -> None:
             f"growth {config.growth} and vary_background {config.vary_background} change how much background there is; "
             "with background none take growth none or facts, and vary_background 0"
         )
+    if config.best_metric == "last" and config.best_is_lowest:
+        raise ConfigError("best_is_lowest with best_metric last would keep the first weights; leave it out")
+    if config.best_metric == "last" and config.schedule == "reduce_lr_on_plateau":
+        raise ConfigError("schedule reduce_lr_on_plateau looks at best_metric, and last never gets worse; give loss")
     if config.max_grad_norm and config.max_grad_value:
         raise ConfigError(
             f"max_grad_norm {config.max_grad_norm} and max_grad_value {config.max_grad_value} exclude each other; "

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from rmtkit.config import PROJECT, Config, ConfigError, identity, resolve
-from rmtkit.parameters import as_text
+from rmtkit.parameters import as_given, as_text
 from rmtkit.reference import checkpoint_folder
 from rmtkit.runs import Run, read_json
 
@@ -47,7 +47,8 @@ def commands_of(name: str) -> list[str]:
         raise ConfigError(f"reference:{name} has no recipe that names runs")
     fields, lines = identity(Config()), [f"# {line}" for line in recipe.get("note", "").splitlines()]
     for number, run in enumerate(recipe["runs"], start=1):
-        known = {field: value for field, value in run["config"].items() if field in fields}
+        known = {field: value for field, value in as_given(run["config"], Config).items() if field in fields}
+        known.setdefault("memory_grid", "none")  # the oldest recipes are of a time without grids
         before = {"backbone": f"outputs/runs/{name}-{number - 1}"} if number > 1 else {}
         parameters = _differing(resolve({**known, **before}), always=("segments", "steps", "stage_rates"))
         commit = (run.get("environment") or {}).get("commit", "unknown")

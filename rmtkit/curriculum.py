@@ -35,7 +35,7 @@ class Stage:
 
     @property
     def best(self) -> Path:
-        """The stage's best model; its presence means that the stage is over."""
+        """The model that the stage kept; its presence means that the stage is over."""
         return self.folder / "best"
 
     def config(self, config: Config) -> Config:

@@ -103,6 +103,12 @@ def _coerce_kind(value, kind):
     return tuple(_coerce_kind(item, typing.get_args(kind)[0]) for item in items)
 
 
+def as_given(recorded: dict, settings: type) -> dict:
+    """Return the fields of a dataclass in a record of one, so that those that are None stay so (`read_fields`)."""
+    known = typing.get_type_hints(settings)
+    return {name: "none" if value is None else value for name, value in recorded.items() if name in known}
+
+
 def as_text(value) -> str:
     """Return the text that `coerce` turns back into the value of a field."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)

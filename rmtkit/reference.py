@@ -94,7 +94,8 @@ def resolve_trained(parameters: dict) -> Config:
         return resolve(given)
     folder = checkpoint_folder(given["checkpoint"])
     by_run = {name: value for name, value in _said_by_run(folder).items() if name != "steps" or "segments" not in given}
-    config = resolve({**by_run, **_said_by_model(folder), "precision": "auto", **given})  # the run's was for training
+    usual = {"precision": "auto", "memory_grid": "none"}  # the run's precision was for training; a model has its grid
+    config = resolve({**by_run, **_said_by_model(folder), **usual, **given})
     check_model(config, folder)
     if (folder / "config.json").is_file() and "task" not in {**by_run, **given}:
         raise ConfigError(f"checkpoint {folder} does not say which task it was trained for; give task=qa1 or another")

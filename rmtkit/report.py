@@ -15,12 +15,12 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from rmtkit.config import PROJECT, Config, ConfigError, resolve
 from rmtkit.launch import as_options
 from rmtkit.lengths import LENGTHS, default_samples
+from rmtkit.parameters import as_given
 from rmtkit.publishing import without_paths
 from rmtkit.reference import REFERENCE, resolve_reference, weights_digest
 from rmtkit.runs import check_writable, read_json, write_text
@@ -114,8 +114,7 @@ def _settings(folder: Path) -> dict:
         raise ConfigError(
             f"{folder} is not finished: it has no result.json; run notebook 02 again with its parameters, it goes on"
         )
-    known = {field.name for field in fields(Config)}
-    return {name: "none" if value is None else value for name, value in found.items() if name in known}
+    return as_given(found, Config)
 
 
 def _lengths_evaluated(folder: Path) -> dict:

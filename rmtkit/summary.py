@@ -66,15 +66,15 @@ def write_summary(run: Run, page: str) -> Path:
 def stage_table(run: Run) -> pd.DataFrame:
     """Return what each stage of a finished run took and reached.
 
-    Returns: a row per stage: stage (from 1), segments, updates, best update, exact match there in % with its 95 %
+    Returns: a row per stage: stage (from 1), segments, updates, update kept, exact match there in % with its 95 %
              interval and n, minutes; where the run has a log, tokens read and tokens/s of training without validation.
     """
     metrics, log, rows = pd.DataFrame(run.metrics()), pd.DataFrame(run.training_log()), []
     for index, stage in enumerate(run.result()["stages"]):
         row = {"stage": index + 1, "segments": stage["num_segments"], "updates": stage["steps"]}
-        row |= {"best update": stage["best_step"]}
-        best = metrics[(metrics["stage"] == index) & (metrics["step"] == stage["best_step"])]
-        for found in best.itertuples():
+        row |= {"update kept": stage["best_step"]}
+        kept = metrics[(metrics["stage"] == index) & (metrics["step"] == stage["best_step"])]
+        for found in kept.itertuples():
             row |= {"exact match, %": in_percent(found.exact_match, found.low, found.high), "n": found.n}
         row["minutes"] = f"{stage['seconds'] / 60:.1f}"
         if len(log):
@@ -149,7 +149,7 @@ def _validation_sentence(run: Run) -> str:
     table = stage_table(run)
     first, last = table.iloc[0], table.iloc[-1]
     text = f"On the validation split the last stage ({last['segments']} segments) reached {last['exact match, %']} %"
-    text += f" (n={last['n']}) after {last['best update']} updates"
+    text += f" (n={last['n']}) after {last['update kept']} updates"
     before = f", the first ({first['segments']} segments) {first['exact match, %']} %" if len(table) > 1 else ""
     return f"{text}{before}."
 

@@ -101,6 +101,8 @@ class StageTrainer(Trainer):
                 batch_size=self.args.eval_batch_size, metrics=self.metrics,
             )  # fmt: skip
         metrics["skipped_updates"] = len(skipped_updates(self.state))
+        if self.experiment.config.best_metric == "last":
+            metrics["last"] = self.state.global_step
         if is_main():
             self.experiment.run.append_metrics({**self._place("validation"), **metrics})
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Curriculum training: stages of more and more segments, each from the best weights of the last.
+"""Curriculum training: stages of more and more segments, each from the weights that the last one kept.
 
 Kuratov et al. 2024 (2402.10790), section 4 and appendix A. The loop is transformers' Trainer; ours are the curriculum,
 the batches of one number of segments, and the metric (exact match on the validation split, greedy answers).
@@ -57,7 +57,7 @@ def choose_trainable(model: RMTPreTrainedModel, config: Config) -> None:
 def train(experiment: Experiment, callbacks: tuple[TrainerCallback, ...] = (), *,
           metrics: Mapping[str, Metric] | None = None,
           batch_transform: BatchTransform | None = None) -> RMTPreTrainedModel:  # fmt: skip
-    """Run the curriculum, or what is left of it, and return the model of the last stage's best validation.
+    """Run the curriculum, or what is left of it, and return the model that the last stage kept.
 
     Args:    callbacks: of transformers, for progress displays;
              metrics: of the validation by name, each a function of the records of `rmtkit.evaluation.evaluate` that
@@ -104,7 +104,7 @@ def mix_with_start(model: RMTPreTrainedModel, config: Config) -> None:
 
 
 def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> RMTPreTrainedModel:
-    """Train one stage from its newest complete checkpoint, or from its start; return the best model."""
+    """Train one stage from its newest complete checkpoint, or from its start; return the model that `best_metric` keeps."""
     started = time.perf_counter()
     trainer = make_trainer(experiment, stage, model, hooks)
     checkpoint = from_main(lambda: newest_complete_checkpoint(stage.folder))

@@ -17,7 +17,7 @@ from rmtkit.processes import gather, share
 
 Metric = Callable[[pd.DataFrame], float]  # the records of `rmtkit.evaluation.evaluate` -> a number
 RESERVED = (  # what else a row of metrics.jsonl holds
-    "exact_match", "low", "high", "n", "loss", "skipped_updates", "stage", "num_segments", "step", "split",
+    "exact_match", "low", "high", "n", "loss", "last", "skipped_updates", "stage", "num_segments", "step", "split",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def check_metrics(config: Config, metrics: Mapping[str, Metric]) -> None:
     for name in metrics:
         if name in RESERVED:
             raise ConfigError(f"a metric is called {name!r}; names that are taken: {', '.join(RESERVED)}")
-    allowed = ("exact_match", "loss", *metrics)
+    allowed = ("last", "exact_match", "loss", *metrics)
     if config.best_metric not in allowed:
         raise ConfigError(
             f"best_metric is {config.best_metric!r}; allowed: {', '.join(allowed)}; others go to train(metrics=...)"
@@ -38,7 +38,8 @@ def validate(model, samples: list[Sample], tokenizer, *, config: Config, batch_s
     """Answer samples greedily, each process its share, and return the same numbers in all of them.
 
     Args:    metrics: custom ones by name.
-    Returns: exact_match with its 95 % interval (low, high) and n; loss if that decides what is best; custom metrics.
+    Returns: exact_match with its 95 % interval (low, high) and n; custom metrics; loss, unless one of these decides
+             which weights are kept.
     Raises:  ValueError for a metric that is not a finite number.
     """
     records = evaluate(model, share(samples), tokenizer, batch_size=batch_size)
@@ -47,7 +48,7 @@ def validate(model, samples: list[Sample], tokenizer, *, config: Config, batch_s
     num_correct, n = int(records["is_correct"].sum()), len(records)
     low, high = wilson_interval(num_correct, n)
     found = {"exact_match": num_correct / n, "low": low, "high": high, "n": n}
-    if config.best_metric == "loss":
+    if config.best_metric in ("loss", "last"):
         found["loss"] = validation_loss(model, samples, tokenizer, batch_size=batch_size)
     found |= {name: float(metric(records)) for name, metric in metrics.items()}
     for name, value in found.items():

@@ -212,6 +212,8 @@ def test_every_number_has_a_range():
      ({"answer_size": 64, "segment_size": 64}, "no room"),
      ({"background": "local"}, "background_path"),
      ({"max_grad_norm": 1.0, "max_grad_value": 0.5}, "exclude each other; set one of them to 0"),
+     ({"schedule": "reduce_lr_on_plateau", "best_metric": "last"}, "last never gets worse; give loss"),
+     ({"best_is_lowest": True}, "first weights"),
      ({"trainable": "memory", "num_memory_tokens": 0}, "nothing to train"),
      ({"trainable": "memory", "spread_embeddings": True}, "trainable memory keeps")],
 )  # fmt: skip
@@ -242,7 +244,7 @@ def test_trackers_that_do_not_exist_are_refused_with_those_that_do(trackers):
 
 @pytest.mark.parametrize(
     ("parameters", "is_lowest"),
-    [({}, True), ({"preset": "paper"}, False), ({"best_metric": "loss"}, True),
+    [({}, False), ({"preset": "paper"}, False), ({"best_metric": "loss"}, True),
      ({"best_metric": "errors", "best_is_lowest": "true"}, True),
      ({"best_metric": "loss", "best_is_lowest": "false"}, False), ({"best_metric": "f1"}, False)],
 )  # fmt: skip

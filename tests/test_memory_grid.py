@@ -13,7 +13,7 @@ from rmtkit.generalization import evaluate_lengths
 from rmtkit.memory import RMTConfig, RMTForCausalLM, RMTForSeq2SeqLM, RMTForTokenClassification
 from rmtkit.memory.base import on_grid
 from rmtkit.memory.checkpoints import load_memory, save_authors_checkpoint, save_memory
-from rmtkit.reference import weights_digest
+from rmtkit.reference import resolve_trained, weights_digest
 
 SIZES = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -84,18 +84,26 @@ def test_spacing_is_saved_with_the_model_and_with_its_memory(make_model, make_to
     assert not (tmp_path / "authors").exists()
 
 
-@pytest.mark.parametrize("asked, grid", [(None, 0.25), (0.5, 0.5), (0, 0.0)])
+@pytest.mark.parametrize("asked, grid", [("none", 0.25), (0.5, 0.5), (0, 0.0), (None, 1.0)])
 def test_training_goes_on_with_the_spacing_of_the_model_or_its_own(make_model, tmp_path, asked, grid):
     make_model(memory_grid=0.25, num_memory_tokens=2).save_pretrained(tmp_path)
     fields = {"backbone": tmp_path, "num_memory_tokens": 2, "segment_size": 40, "memory_grid": asked}
     assert build_model(resolve(fields)).config.memory_grid == grid
 
 
-def test_fresh_model_has_a_grid_if_one_is_asked_for(make_backbone, tmp_path):
+@pytest.mark.parametrize("given, grid", [({}, 1.0), ({"memory_grid": 0.5}, 0.5), ({"memory_grid": "none"}, 0.0),
+                                         ({"preset": "long"}, 0.0), ({"preset": "paper"}, 0.0)])  # fmt: skip
+def test_fresh_model_has_the_grid_of_its_preset_or_the_one_asked_for(make_backbone, tmp_path, given, grid):
     make_backbone().save_pretrained(tmp_path)
     fields = {"backbone": tmp_path, "num_memory_tokens": 2, "segment_size": 40}
-    assert build_model(resolve(fields)).config.memory_grid == 0.0
-    assert build_model(resolve({**fields, "memory_grid": 0.5})).config.memory_grid == 0.5
+    assert build_model(resolve({**fields, **given})).config.memory_grid == grid
+
+
+def test_evaluation_leaves_a_model_its_grid(make_model, tmp_path):
+    make_model(memory_grid=0.25, num_memory_tokens=2).save_pretrained(tmp_path)
+    checkpoint = {"checkpoint": tmp_path, "task": "qa1", "answer_size": 4}
+    assert resolve_trained(checkpoint).memory_grid is None
+    assert resolve_trained({**checkpoint, "memory_grid": 0.5}).memory_grid == 0.5
 
 
 def test_evaluation_with_another_spacing_is_of_another_model(make_backbone, make_builder, tokenizer, tmp_path):

@@ -95,6 +95,7 @@ def test_printed_commands_train_with_the_recorded_settings(name, capsys):
         found = json.loads(json.dumps(identity(resolve(given))))
         recorded = {field: value for field, value in run["config"].items() if field in identity(Config())}
         assert {field: found[field] for field in recorded} == {**recorded, "backbone": backbone}
+        assert found["memory_grid"] == recorded.get("memory_grid"), "the oldest recipes had no such field"
 
 
 @pytest.mark.parametrize("name, message", [("backbone", "names runs"), ("qa0", "reference models: ")])

@@ -91,6 +91,16 @@ def test_best_loss_is_the_lowest_of_the_validations(small, tmp_path):
     assert len(set(losses)) == 3
 
 
+@pytest.mark.parametrize("eval_steps, kept", [(1, 3), (2, 3)])
+def test_last_weights_are_kept_however_well_others_did(small, tmp_path, monkeypatch, eval_steps, kept):
+    losses = [1.0, 2.0, 3.0]
+    monkeypatch.setattr("rmtkit.validation.validation_loss", lambda *args, **kwargs: losses.pop(0))
+    _, stage = train_once(small, tmp_path, best_metric="last", eval_steps=eval_steps)
+    assert read_json(stage.folder / "stage.json")["best_step"] == kept
+    expected = weights_of(stage.folder / f"checkpoint-{kept}")
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights_of(stage.best).items())
+
+
 def test_validation_loss_is_the_mean_over_all_labels(small, tmp_path):
     experiment = make_experiment(small, tmp_path, task="qa8,qa1")
     samples = [experiment.builder.sample("validation", i, 112) for i in range(5)]
@@ -108,8 +118,8 @@ def test_validation_loss_is_the_mean_over_all_labels(small, tmp_path):
 
 @pytest.mark.parametrize(
     ("metrics", "parameters", "message"),
-    [({}, {"best_metric": "f1"}, "best_metric is 'f1'; allowed: exact_match, loss"),
-     ({"f1": len}, {"best_metric": "f2"}, "best_metric is 'f2'; allowed: exact_match, loss, f1"),
+    [({}, {"best_metric": "f1"}, "best_metric is 'f1'; allowed: last, exact_match, loss"),
+     ({"f1": len}, {"best_metric": "f2"}, "best_metric is 'f2'; allowed: last, exact_match, loss, f1"),
      ({"loss": len}, {}, "a metric is called 'loss'; names that are taken")],
 )  # fmt: skip
 def test_metrics_that_are_not_there_stop_before_training(small, tmp_path, metrics, parameters, message):
@@ -166,7 +176,8 @@ def test_batch_transform_makes_every_training_batch(small, tmp_path):
 @pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
 @pytest.mark.parametrize("schedule", CHOICES["schedule"])
 def test_schedule_starts_and_reaches_the_peak(small, tmp_path, schedule, optimizer):
-    experiment = make_experiment(small, tmp_path, schedule=schedule, optimizer=optimizer, steps=20, warmup_share=0.1)
+    parameters = {"schedule": schedule, "optimizer": optimizer, "steps": 20, "warmup_share": 0.1}
+    experiment = make_experiment(small, tmp_path, best_metric="loss", **parameters)
     config = experiment.config
     trainer = make_trainer(experiment, stages(experiment)[0], build_model(config), Hooks())
     groups = trainer.create_optimizer().param_groups
