@@ -104,7 +104,7 @@ def mix_with_start(model: RMTPreTrainedModel, config: Config) -> None:
 
 
 def run_stage(experiment: Experiment, stage: Stage, model: RMTPreTrainedModel, hooks: Hooks) -> RMTPreTrainedModel:
-    """Train one stage from its newest complete checkpoint, or from its start; return the model that `best_metric` keeps."""
+    """Train one stage from its newest complete checkpoint, or from its start; return the model that it keeps."""
     started = time.perf_counter()
     trainer = make_trainer(experiment, stage, model, hooks)
     checkpoint = from_main(lambda: newest_complete_checkpoint(stage.folder))

@@ -1,7 +1,7 @@
 """Tokens per second and peak memory of streaming evaluation, against the straightforward one of the authors' code.
 
-The same for both: the weights (the reference backbone with fresh memory tokens), segments of 128 tokens, the samples,
-the machine. A process for each, so that its memory is its own. What differs:
+The same for both: the weights (the reference backbone with fresh memory tokens, which are not rounded), segments of 128
+tokens, the samples, the machine. A process for each, so that its memory is its own. What differs:
 
 straightforward   One sample at a time, float32; the causal LM as a whole is called with output_hidden_states=True, and
                   logits and hidden states of all segments are kept and concatenated (the authors' wrapper).
@@ -157,5 +157,5 @@ def _open(config: Config):
     """Return the model, evaluating, and the samples' builder."""
     from rmtkit.experiment import build_model, default_device, open_builder, open_problems, open_tokenizer
 
-    model = build_model(config).eval().requires_grad_(False).to(default_device())
+    model = build_model(dataclasses.replace(config, memory_grid=0.0)).eval().requires_grad_(False).to(default_device())
     return model, open_builder(config, open_tokenizer(config), open_problems(config))
