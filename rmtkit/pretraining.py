@@ -40,7 +40,7 @@ CURRICULUM: tuple[dict, ...] = (
 SHARED = {
     "segments": 1, "num_memory_tokens": 8, "answer_size": 32, "learning_rate": 3e-4, "memory_learning_rate": 3e-4,
     "matrix_learning_rate": 0.02, "warmup_share": 0.03, "decay_share": 0.3, "vary_segments": 0, "patience": 100,
-    "weight_decay": 0.0, "best_metric": "exact_match", "memory_grid": None,
+    "weight_decay": 0.0, "best_metric": "exact_match",
 }  # fmt: skip
 
 

@@ -101,10 +101,10 @@ class StageTrainer(Trainer):
                 batch_size=self.args.eval_batch_size, metrics=self.metrics,
             )  # fmt: skip
         metrics["skipped_updates"] = len(skipped_updates(self.state))
-        if self.experiment.config.best_metric == "last":
-            metrics["last"] = self.state.global_step
         if is_main():
             self.experiment.run.append_metrics({**self._place("validation"), **metrics})
+        if self.experiment.config.best_metric == "last":
+            metrics["last"] = self.state.global_step
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import rmtkit.bench.train
 from rmtkit.bench.checkpointing import bench_checkpointing
 from rmtkit.bench.measurement import MemoryGrowth, in_new_process, peak_allocated, peak_resident_mb
-from rmtkit.bench.resume import bench_resume, differences
+from rmtkit.bench.resume import bench_resume, differences, train_once
 from rmtkit.bench.stream import bench_stream, largest_difference
 from rmtkit.bench.train import TOLERANCE, Setting, bench_train, compare, largest_differences, make_batches
 from rmtkit.cli import main
@@ -198,6 +199,22 @@ def test_bench_resume_spends_all_kills_and_compares_every_run(monkeypatch, capsy
     assert (result["kills"], result["is_equal"], result["failed"]) == (5, False, {"run 2": ["memory"]})
     assert sum(delay <= 6 for delay in delays) == 5 and asked[-1] == (f"run-{result['runs']}", None)
     assert sum(line.startswith("kill") for line in capsys.readouterr().out.splitlines()) == 5
+
+
+def test_bench_resume_trains_what_it_was_told_to(monkeypatch, tmp_path):
+    seen = []
+
+    def prepare(config):
+        seen.append(config)
+        raise SystemExit
+
+    given = {"memory_grid": "none", "memory_learning_rate": "none", "segments": "1,2", "run_dir": tmp_path / "run"}
+    config = resolve({"preset": "smoke", **given})
+    monkeypatch.setattr("rmtkit.experiment.prepare", prepare)
+    monkeypatch.setattr(sys, "argv", ["-c", json.dumps(dataclasses.asdict(config))])
+    with pytest.raises(SystemExit):
+        train_once()
+    assert seen == [config]
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,10 @@ def train_once() -> None:
 
     from rmtkit.config import resolve
     from rmtkit.experiment import prepare
+    from rmtkit.parameters import as_given
     from rmtkit.training import train
 
-    config = resolve(json.loads(sys.argv[1]))
+    config = resolve(as_given(json.loads(sys.argv[1]), Config))
     progress = _progress_path(Path(config.run_dir))
 
     class Progress(TrainerCallback):
