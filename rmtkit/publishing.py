@@ -30,6 +30,8 @@ from rmtkit.runs import read_json, read_rows, write_json
 COLUMNS = ["task", "split", "index", "length", "num_tokens", "num_facts", "fact_depth", "target", "prediction",
            "is_correct", "rule"]  # fmt: skip
 SIZES = ["length", "num_tokens", "num_characters", "num_fitting", "num_problems", "precision"]
+READ = ["num_read", "seconds", "peak_resident_mb", "peak_cuda_mb", "device", "dtype", "is_compiled", "batch_size",
+        "num_processes"]  # fmt: skip
 
 
 def publish(name: str, *, runs: Sequence[str] = (), variant: str = "", note: str = "", evaluation: str | None = None,
@@ -192,15 +194,16 @@ def _copy_evaluation(source: Path, new: Path, wanted: dict) -> None:
     if (folder / "setting.json").is_file() and (there := _read_setting(folder, setting)) != setting:
         raise ConfigError(f"{new.name} has records of another setting: {_differences(there, setting)}; give run anew")
     write_json(folder / "setting.json", setting)
-    sizes = {row["length"]: row for row in _read_rows(folder / "lengths.csv")}
+    lengths = {row["length"]: row for row in read_lengths(folder)}
     for about, path in found:  # those with more samples come later
         records = pd.read_csv(path, keep_default_na=False, na_values={"fact_depth": ["", "nan"]})
         records["fact_depth"] = records["fact_depth"].round(4)
         records[COLUMNS].to_csv(folder / f"{about['length']}.csv", index=False)
-        sizes[about["length"]] = {**{name: about[name] for name in SIZES if name in about},
-                                  "num_tokens": round(records["num_tokens"].mean())}  # fmt: skip
-    rows = [sizes[length] for length in LENGTHS if length in sizes]
-    pd.DataFrame(rows, columns=SIZES).to_csv(folder / "lengths.csv", index=False)
+        lengths[about["length"]] = {**{name: about[name] for name in SIZES if name in about},
+                                    "num_tokens": round(records["num_tokens"].mean()),
+                                    **about.get("reading", {})}  # fmt: skip
+    rows = [lengths[length] for length in LENGTHS if length in lengths]
+    pd.DataFrame(rows, columns=[*SIZES, *READ]).convert_dtypes().to_csv(folder / "lengths.csv", index=False)
 
 
 def _read_setting(folder: Path, setting: dict) -> dict:
@@ -234,5 +237,8 @@ def _differences(one: dict, other: dict) -> str:
     return "; ".join(f"{k}: {one.get(k)!r} or {v!r}" for k, v in other.items() if one.get(k) != v)
 
 
-def _read_rows(path: Path) -> list[dict]:
-    return pd.read_csv(path).to_dict("records") if path.is_file() else []
+def read_lengths(evaluation: Path) -> list[dict]:
+    """Return the rows of lengths.csv in a reference model's `evaluation`: `SIZES`, and of `READ` what was measured."""
+    path = evaluation / "lengths.csv"
+    rows = pd.read_csv(path).convert_dtypes().to_dict("records") if path.is_file() else []
+    return [{name: value for name, value in row.items() if pd.notna(value)} for row in rows]

@@ -21,7 +21,7 @@ from rmtkit.config import PROJECT, Config, ConfigError, resolve
 from rmtkit.launch import as_options
 from rmtkit.lengths import LENGTHS, default_samples
 from rmtkit.parameters import as_given
-from rmtkit.publishing import without_paths
+from rmtkit.publishing import READ, read_lengths, without_paths
 from rmtkit.reference import REFERENCE, resolve_reference, weights_digest
 from rmtkit.runs import check_writable, read_json, write_text
 
@@ -159,21 +159,23 @@ def _evaluation_parameters(source: Path, given: dict) -> dict:
 
 
 def _restore_records(source: Path, parameters: dict) -> None:
-    """Put the predictions of a reference model where notebook 03 looks for what is done."""
+    """Put the predictions of a reference model, and how they were read, where notebook 03 looks for what is done."""
     import pandas as pd
 
     from rmtkit.experiment import evaluation_folder
     from rmtkit.generalization import keep_records, lengths_asked
     from rmtkit.reference import resolve_trained
 
-    config = resolve_trained(parameters)
+    config, rows = resolve_trained(parameters), {row["length"]: row for row in read_lengths(source / "evaluation")}
     for length in lengths_asked(config):
         path = source / "evaluation" / f"{length.name}.csv"
         if path.is_file():
             records = pd.read_csv(path, keep_default_na=False, na_values={"fact_depth": [""]})
             num_segments = -(-records["num_tokens"] // config.segment_size)
             records = records.assign(num_segments=num_segments, length=length.name)
-            keep_records(config, evaluation_folder(config), length, records)
+            row = rows.get(length.name, {})
+            about = {**row, "reading": {name: row[name] for name in READ if name in row}}
+            keep_records(config, evaluation_folder(config), length, records, about)
 
 
 # ---------------------------------------------------------------------- the page

@@ -13,7 +13,7 @@ from rmtkit import report
 from rmtkit.cli import main
 from rmtkit.config import PROJECT, ConfigError, resolve
 from rmtkit.experiment import evaluation_folder
-from rmtkit.generalization import evaluate_lengths
+from rmtkit.generalization import evaluate_lengths, reading_table
 from rmtkit.reference import REFERENCE, resolve_trained, weights_digest
 from rmtkit.report import render, write_report
 from rmtkit.runs import open_run, run_folder, write_json
@@ -169,16 +169,18 @@ def test_report_of_a_reference_model_finds_the_committed_predictions(tmp_path, m
     def evaluate(name, parameters, folder):
         config = resolve_trained(parameters)
         found["records"] = evaluate_lengths(config, None, tokenizer, make_builder(), evaluation_folder(config))
+        found["reading"] = reading_table(config, evaluation_folder(config)).set_index("length")
         return executed()
 
     monkeypatch.setattr(report, "execute", evaluate)
     monkeypatch.setattr("rmtkit.generalization.NUM_PROBLEMS", 20)
     names, output = ["03_length_generalization"], tmp_path / "page.html"
-    write_report("reference:qa4", output, notebooks=names, overrides={"babi_path": "somewhere"})
+    write_report("reference:qa2", output, notebooks=names, overrides={"babi_path": "somewhere"})
     results = pd.read_csv(REFERENCE / "results.csv", keep_default_na=False)
-    expected = results[results["run"].str.endswith("/qa4")].set_index("length")["correct"].to_dict()
+    expected = results[results["run"].str.endswith("/qa2")].set_index("length")["correct"].to_dict()
     assert found["records"].groupby("length")["is_correct"].sum().to_dict() == expected
-    assert found["records"].groupby("length")["num_segments"].max()["8k"] == 8192 // 128
+    assert found["records"].groupby("length")["num_segments"].max()["8k"] == -(-8192 // 48)
+    assert found["reading"].loc["10M", ["num_read", "dtype", "is_compiled"]].tolist() == [200_000_320, "bfloat16", True]
 
 
 def test_report_of_a_reference_model_begins_with_its_shortest_length(tmp_path, monkeypatch, calls):

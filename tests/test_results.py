@@ -15,7 +15,7 @@ from rmtkit.experiment import evaluation_folder, load_trained
 from rmtkit.generalization import evaluate_lengths
 from rmtkit.intervals import wilson_interval
 from rmtkit.memory import RMTForCausalLM
-from rmtkit.publishing import publish
+from rmtkit.publishing import READ, publish, read_lengths
 from rmtkit.reference import REFERENCE, resolve_trained
 from rmtkit.results import COLUMNS, named_results, published_series, results_table
 from rmtkit.runs import read_json, write_json
@@ -173,6 +173,21 @@ def test_evaluation_names_sizes_and_keeps_the_larger_records(make_run, evaluate_
     sizes = pd.read_csv(reference / "qa1" / "evaluation" / "lengths.csv")
     assert sizes["length"].tolist() == ["0k", "1k"] and sizes["num_characters"][1] > 1016
     assert results_table(reference)["n"].tolist() == [5, 5] and folder.is_dir()
+
+
+def test_evaluation_keeps_how_fast_and_in_how_much_memory_each_length_was_read(make_run, evaluate_run, tmp_path):
+    reference, run = tmp_path / "reference", make_run("run")
+    publish("qa1", runs=[run], evaluation=str(evaluate_run(run, max_length="0k")), reference=reference)
+    kept = reference / "qa1" / "evaluation"
+    lengths = pd.read_csv(kept / "lengths.csv").drop(columns=READ)  # as before there were such columns
+    lengths.to_csv(kept / "lengths.csv", index=False)
+    publish(
+        "qa1", evaluation=str(evaluate_run(run, min_length="1k", outputs_dir=tmp_path / "later")), reference=reference
+    )
+    facts, row = read_lengths(kept)
+    assert not set(facts) & set(READ) and facts["length"] == "0k"
+    assert (row["num_read"], row["device"], row["dtype"], row["is_compiled"]) == (3 * 1016, "cpu", "float32", False)
+    assert row["seconds"] > 0 and row["peak_resident_mb"] > 50 and "peak_cuda_mb" not in row
 
 
 def test_evaluation_of_other_weights_or_of_two_settings_is_refused(make_run, evaluate_run, tmp_path):
