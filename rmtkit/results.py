@@ -104,13 +104,14 @@ def _one_source(table: pd.DataFrame, name: str, source: str, model: str) -> pd.D
 def named_results(table: pd.DataFrame) -> pd.DataFrame:
     """Return rows of `results_table` with the curve that each belongs to, in the column `name`, and its accuracy.
 
-    The first model of a task is "rmtkit": that of the folder outputs/reference/TASK, or else of the lowest seed.
+    The first model of a task is "rmtkit": that of the folder outputs/reference/TASK, or else of the lowest seed. Others
+    are called by their variant, without one (another seed) by their folder: "rmtkit, qa1-seed1".
     """
     firsts = {task: _first_run(rows) for task, rows in table[table["variant"] == ""].groupby("task")}
     parts = []
-    for (task, variant, seed, run), rows in table.groupby(["task", "variant", "seed", "run"], sort=False):
+    for (task, variant, run), rows in table.groupby(["task", "variant", "run"], sort=False):
         is_first = run == firsts.get(task)
-        name = "rmtkit" if is_first else f"rmtkit, {variant}" if variant else f"rmtkit, seed {seed}"
+        name = "rmtkit" if is_first else f"rmtkit, {variant or Path(run).name}"
         parts.append((not is_first, variant == "", rows.assign(name=name, accuracy=rows["correct"] / rows["n"])))
     return pd.concat([rows for _, _, rows in sorted(parts, key=lambda part: part[:2])], ignore_index=True)
 

@@ -148,12 +148,12 @@ def test_results_name_curves_ours_first_and_count_samples_by_length():
     legend = FIGURES["results"]().axes[-1].get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts[0] == "rmtkit" and texts[-1] == "published: ARMT"
-    assert set(texts[1:4]) == {"rmtkit, seed 1", "rmtkit, seed 2", "rmtkit, b"}
+    assert set(texts[1:4]) == {"rmtkit, qa1-seed1", "rmtkit, qa1-seed2", "rmtkit, b"}
     assert "n = 500 (0k to 4k),\n20 (10M)" in legend.get_title().get_text()
 
 
 def test_results_of_other_seeds_are_points_that_can_be_told_apart():
-    lines = [line for line in FIGURES["results"]().axes[0].lines if ", seed " in line.get_label()]
+    lines = [line for line in FIGURES["results"]().axes[0].lines if "-seed" in line.get_label()]
     assert len({line.get_marker() for line in lines}) == 2 and {line.get_linestyle() for line in lines} == {"None"}
 
 

@@ -229,7 +229,7 @@ def test_first_model_of_a_task_is_that_of_its_folder():
     ]
     named = named_results(pd.DataFrame(rows, columns=COLUMNS)).set_index("run")["name"]
     assert named.loc["outputs/reference/qa1"] == named.loc["outputs/reference/qa2-x"] == "rmtkit"
-    assert named.loc["outputs/reference/qa1-a"] == "rmtkit, seed 0"
+    assert named.loc["outputs/reference/qa1-a"] == "rmtkit, qa1-a"
     assert named.loc["outputs/reference/qa1-both"] == "rmtkit, both ends"
 
 

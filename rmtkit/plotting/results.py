@@ -35,7 +35,8 @@ def plot_results(results: pd.DataFrame, published: pd.DataFrame | None = None, *
                  baselines: dict[str, float] | None = None, caption: str = "") -> Figure:  # fmt: skip
     """Draw accuracy by length of one model or several, a panel per task, with published curves.
 
-    Args:    results: task, name (of the curve, such as "rmtkit"), length ("0k" .. "10M"), accuracy, low, high, n;
+    Args:    results: task, name (of the curve, such as "rmtkit"; with "-seed" in it drawn as points alone), length
+             ("0k" .. "10M"), accuracy, low, high, n;
              published: of `rmtkit.results.published_series`: task, series, length, accuracy in per cent;
              trained: task -> tokens of the longest training sample; these lengths are shaded;
              baselines: name -> accuracy 0..1, horizontal lines in every panel;  caption: a line below all.
@@ -77,7 +78,7 @@ def _draw_task(axis: Axes, results: pd.DataFrame, trained: int) -> None:
               for name, rows in results.groupby("name", sort=False)}  # fmt: skip
     number, markers = 0, itertools.cycle(SEED_MARKERS)
     for name, rows in curves.items():
-        if number and ", seed " in name:
+        if number and "-seed" in name:
             axis.plot(rows["place"], 100 * rows["accuracy"], marker=next(markers), label=name, **SEED)
             continue
         look = OURS[min(number, len(OURS) - 1)]
