@@ -85,6 +85,8 @@ def probe_finding(by_phase: pd.DataFrame) -> str:
 def forgetting_finding(by_phase: pd.DataFrame) -> str:
     """Say whether the former answer can still be read. Args: `accuracy_by_age` of probes of `overwritten` answers."""
     rows = by_phase[by_phase["trained_on"] == "same parity"].sort_values("age")
+    if rows.empty:
+        return "No fact of these texts overwrites an answer: there is nothing to forget."
     first, last = rows.iloc[0], rows.iloc[-1]
     is_held = (rows["low"] > rows["floor"]).cumprod().astype(bool)  # from the beginning on, without a gap
     held = rows[is_held]["age"]

@@ -178,10 +178,12 @@ def probe_questions(train: tuple[pd.DataFrame, torch.Tensor], test: tuple[pd.Dat
     Args:    train, test: `knowledge` of some texts and their `read_states`, (n, b, m, d).
     Returns: the rows of the test's knowledge for each of `PHASES`, where there is a probe: trained_on, prediction,
              is_correct, floor (whether the answer most frequent in training is right, of those that go with the
-             present answer where the table has that column, see `overwritten`).
+             present answer where the table has that column, see `overwritten`). None, of a training table without any.
     Raises:  ValueError if no question has two answers in training.
     """
     table, states = train
+    if table.empty:
+        return table.assign(trained_on="", prediction="", floor=False, is_correct=False)
     several = table.groupby("question")["answer"].nunique() > 1
     asked = table[table["question"].map(several)]["question"].value_counts(sort=True)
     if asked.empty:
@@ -235,8 +237,9 @@ def accuracy_by_age(records: pd.DataFrame, by: tuple[str, ...] = ("trained_on",)
     Returns: a row per group and age: accuracy, its 95 % Wilson interval (low, high), n, floor (0..1). Left out is what
              has less than a tenth of the answers that the largest row has.
     """
-    rows = records[records["age"].isin(AGES)]
-    keys = [*by, "age"]
+    rows, keys = records[records["age"].isin(AGES)], [*by, "age"]
+    if rows.empty:
+        return pd.DataFrame(columns=[*keys, "accuracy", "low", "high", "n", "floor"])
     table = accuracy_table(rows, keys).merge(rows.groupby(keys)["floor"].mean().reset_index(), on=keys)
     table = table[table["n"] >= SMALLEST * table["n"].max()]
     if "trained_on" in by:

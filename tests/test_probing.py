@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from rmtkit import drift, probing
 from rmtkit.babi import Problem, Question
 from rmtkit.config import Config
+from rmtkit.findings import forgetting_finding
 from rmtkit.streams import Text
 
 PLACES = ("garden", "kitchen", "office")
@@ -109,6 +110,16 @@ def test_knowledge_says_the_answer_from_the_segment_that_ends_the_fact_on():
     assert table["segments_read"].tolist() == [1, 2, 3, 4, 5]
     assert table["answer"].tolist() == ["garden", "garden", "office", "office", "office"]
     assert table["age"].tolist() == [0, 1, 0, 1, 2]
+
+
+def test_where_no_fact_overwrites_an_answer_there_is_nothing_to_probe():
+    table, states = planted()
+    kept = probing.overwritten(table.drop_duplicates(["text", "question"]))
+    records = probing.probe_questions((kept, states), (kept, states))
+    assert kept.empty and records.empty and "floor" in records
+    by_phase = probing.accuracy_by_age(records)
+    assert by_phase.empty and {"trained_on", "age", "accuracy"} <= set(by_phase)
+    assert forgetting_finding(by_phase) == "No fact of these texts overwrites an answer: there is nothing to forget."
 
 
 def test_overwritten_has_the_former_answer_from_the_change_on():
