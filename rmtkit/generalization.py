@@ -139,11 +139,11 @@ def _write_records(records: pd.DataFrame, path: Path) -> None:
     path.with_suffix(".partial").rename(path)
 
 
-def keep_records(config: Config, folder: Path, length: Length, records: pd.DataFrame, about: dict) -> None:
-    """Put records of a length, and what is said about them, where `evaluate_lengths` looks for what is done."""
+def keep_records(config: Config, folder: Path, length: Length, records: pd.DataFrame, reading: dict) -> None:
+    """Put records of a length, and how they were read, where `evaluate_lengths` looks for what is done."""
     path = _records_path(config, folder, length, weights_digest(model_folder(config), config.memory_grid))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path.with_suffix(".json"), about)
+    write_json(path.with_suffix(".json"), {"reading": reading})
     _write_records(records, path)
 
 

@@ -237,9 +237,8 @@ def accuracy_by_age(records: pd.DataFrame, by: tuple[str, ...] = ("trained_on",)
     Returns: a row per group and age: accuracy, its 95 % Wilson interval (low, high), n, floor (0..1). Left out is what
              has less than a tenth of the answers that the largest row has.
     """
-    rows, keys = records[records["age"].isin(AGES)], [*by, "age"]
-    if rows.empty:
-        return pd.DataFrame(columns=[*keys, "accuracy", "low", "high", "n", "floor"])
+    rows = records[records["age"].isin(AGES)]
+    keys = [*by, "age"]
     table = accuracy_table(rows, keys).merge(rows.groupby(keys)["floor"].mean().reset_index(), on=keys)
     table = table[table["n"] >= SMALLEST * table["n"].max()]
     if "trained_on" in by:

@@ -166,16 +166,15 @@ def _restore_records(source: Path, parameters: dict) -> None:
     from rmtkit.generalization import keep_records, lengths_asked
     from rmtkit.reference import resolve_trained
 
-    config, rows = resolve_trained(parameters), {row["length"]: row for row in read_lengths(source / "evaluation")}
+    config, rows = resolve_trained(parameters), read_lengths(source / "evaluation")
+    readings = {row["length"]: {name: row[name] for name in READ if name in row} for row in rows}
     for length in lengths_asked(config):
         path = source / "evaluation" / f"{length.name}.csv"
         if path.is_file():
             records = pd.read_csv(path, keep_default_na=False, na_values={"fact_depth": [""]})
             num_segments = -(-records["num_tokens"] // config.segment_size)
             records = records.assign(num_segments=num_segments, length=length.name)
-            row = rows.get(length.name, {})
-            about = {**row, "reading": {name: row[name] for name in READ if name in row}}
-            keep_records(config, evaluation_folder(config), length, records, about)
+            keep_records(config, evaluation_folder(config), length, records, readings.get(length.name, {}))
 
 
 # ---------------------------------------------------------------------- the page

@@ -88,10 +88,8 @@ def distances():
 
 
 def results_table():
-    names, lengths = (
-        ("rmtkit", "rmtkit, qa1-seed1", "rmtkit, qa1-seed2", "rmtkit, b"),
-        {"10M": 20, "0k": 500, "4k": 500},
-    )
+    names = ("rmtkit", "rmtkit, qa1-seed1", "rmtkit, qa1-seed2", "rmtkit, b")
+    lengths = {"10M": 20, "0k": 500, "4k": 500}
     rows = [(task, name, length) for task in ("qa10", "qa2") for name in names for length in lengths]
     table = pd.DataFrame(rows, columns=["task", "name", "length"])
     return table.assign(accuracy=0.5, low=0.4, high=0.6, n=table["length"].map(lengths))
