@@ -15,7 +15,9 @@ def wilson_interval(num_correct: int, num_samples: int, z: float = 1.96) -> tupl
     share, z2 = num_correct / num_samples, z * z
     centre = (share + z2 / (2 * num_samples)) / (1 + z2 / num_samples)
     half = z / (1 + z2 / num_samples) * math.sqrt(share * (1 - share) / num_samples + z2 / (4 * num_samples**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if num_correct == 0 else centre - half  # which it is but for rounding
+    high = 1.0 if num_correct == num_samples else centre + half
+    return low, high
 
 
 def in_percent(share: float, low: float, high: float) -> str:

@@ -83,6 +83,12 @@ def test_wilson_interval_equals_published_values(num_correct, n, low, high):
     assert wilson_interval(num_correct, n) == pytest.approx((low, high), abs=6e-5)
 
 
+@pytest.mark.parametrize("n", [1, 8, 20, 100, 500])
+def test_wilson_interval_ends_at_the_share_where_all_or_nothing_is_right(n):
+    assert wilson_interval(0, n)[0] == 0.0
+    assert wilson_interval(n, n)[1] == 1.0
+
+
 @pytest.mark.parametrize("num_correct, n", [(1, 0), (0, 0), (3, 2), (-1, 2)])
 def test_wilson_interval_refuses_impossible_counts(num_correct, n):
     with pytest.raises(ValueError, match=f"{num_correct} correct of {n}"):
