@@ -231,6 +231,7 @@ class Reader:
         for block in ahead(self._blocks(rows, position)):
             yield from block
 
+    @torch.inference_mode()  # in the thread, too: to compiled code other tensors are of another kind
     def _blocks(self, rows: TokenRows, position: int) -> Iterator[list[tuple[torch.Tensor, int]]]:
         """Yield the segments of `_segments`, several at a time: one copy out of each prompt serves them all."""
         borders = self.model.segment_borders(rows.shape[1])

@@ -246,6 +246,7 @@ def test_compiled_reader_leaves_out_what_nobody_reads(make_model, make_tokens, m
     assert reader.flops_per_segment() == flops_per_segment(model, 5, only_writing=True)
     tokens = make_tokens(3, 13)  # two full segments: random weights make much of a rounding
     torch.testing.assert_close(reader.read(TokenRows(list(tokens.numpy()), 13)), model.read(tokens))
+    assert len(graphs) == 1  # what was compiled is what is used
 
 
 def test_flops_per_segment_counts_layers_and_attention(make_model):
