@@ -126,6 +126,18 @@ def test_bench_stream_relates_both_sides_and_the_peak(short_stream, capsys):
     assert f"{result['ratio']:.1f} times the tokens/s" in capsys.readouterr().out
 
 
+def test_bench_stream_takes_the_best_round_of_each_side(short_stream, monkeypatch):
+    sides = [(9, 3), (20, 7), (60, 4), (10, 5), (40, 8), (80, 2)]  # tokens/s and peak: theirs, short, long, twice
+    sides = iter([dict(tokens_per_s=speed, flops=speed, peak_mb=1, dtype="float32", peaks={"float32": 10 * peak})
+                  for speed, peak in sides])  # fmt: skip
+    monkeypatch.setattr("rmtkit.bench.stream.largest_difference", lambda config: 0.0)
+    for name in ("straightforward", "reader"):
+        monkeypatch.setattr(f"rmtkit.bench.stream.measure_{name}", lambda *_: next(sides))
+    result = bench_stream(resolve({}))
+    assert result["ratio"] == 8 and result["share_of_peak"] == 1.0 and result["peak_flops"] == {"float32": 80}
+    assert result["rmtkit"]["300"]["tokens_per_s"] == 40
+
+
 def test_bench_stream_fails_when_the_sides_differ(short_stream, monkeypatch):
     monkeypatch.setattr("rmtkit.bench.stream.largest_difference", lambda config: 0.1)
     assert bench_stream(resolve({}))["failed"] == {"difference": 0.1}

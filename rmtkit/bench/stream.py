@@ -27,6 +27,7 @@ SEGMENT_SIZE = 128  # tokens
 BATCH_SIZE = 32  # samples side by side
 LENGTHS = (512, 2**15)  # tokens of each of them: 16k and 1M together
 NUM_STRAIGHTFORWARD = 2**14  # tokens of the straightforward side: it keeps everything
+ROUNDS = 2  # of all measurements, the best of each counts: the machine is shared, and others only slow it down
 PEAK_SIZE = 2048  # of the matrices in the large product
 TOLERANCE = 1e-4  # of the memory, in float32, relative to its largest entry
 
@@ -41,11 +42,9 @@ def bench_stream(config: Config) -> dict:
     print(f"largest difference of the memory, relative, in float32: {difference:.0e}")
     if difference > TOLERANCE:
         return {"bench": "stream", "failed": {"difference": difference}}
-    first = in_new_process(measure_straightforward, config)
-    short, long = (in_new_process(measure_reader, config, length) for length in LENGTHS)
-    second = in_new_process(measure_straightforward, config)  # before and after: the machine is shared
-    theirs = max(first, second, key=lambda side: side["tokens_per_s"])
-    peaks = {name: max(side["peaks"][name] for side in (first, short, long, second)) for name in first["peaks"]}
+    runs = [_measure_all(config) for _ in range(ROUNDS)]
+    theirs, short, long = (max(sides, key=lambda side: side["tokens_per_s"]) for sides in zip(*runs, strict=True))
+    peaks = {name: max(side["peaks"][name] for sides in runs for side in sides) for name in theirs["peaks"]}
     _print_side(f"straightforward, 1 x {NUM_STRAIGHTFORWARD:,} tokens", theirs, peaks)
     for length, side in zip(LENGTHS, (short, long), strict=True):
         _print_side(f"rmtkit, {BATCH_SIZE} x {length:,} tokens", side, peaks)
@@ -59,6 +58,12 @@ def bench_stream(config: Config) -> dict:
         "bench": "stream", "ratio": ratio, "share_of_peak": share, "memory_ratio": flat, "peak_flops": peaks,
         "straightforward": theirs, "rmtkit": {str(LENGTHS[0]): short, str(LENGTHS[1]): long},
     }  # fmt: skip
+
+
+def _measure_all(config: Config) -> list[dict]:
+    """Return the straightforward side, and ours at each of `LENGTHS`."""
+    theirs = in_new_process(measure_straightforward, config)
+    return [theirs, *(in_new_process(measure_reader, config, length) for length in LENGTHS)]
 
 
 def _print_side(name: str, side: dict, peaks: dict[str, float]) -> None:
