@@ -9,10 +9,11 @@ Axis letters: b batch, t tokens, s segment tokens, m memory tokens, d width.
 from __future__ import annotations
 
 import copy
+import ctypes
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import dropwhile, islice
 from shutil import which
 
@@ -25,6 +26,7 @@ from rmtkit.snapshots import Snapshot
 
 SEGMENTS_AT_ONCE = 16  # copied out of the prompts together, while those before are read
 SHORT = 256  # positions of a segment up to which plain attention is faster on a CPU than torch's fused one (LOG.md)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FLOPS_TO_COMPILE = 8e12  # two minutes of two cores: compiling takes some 20 seconds and saves half (LOG.md)
 
 
@@ -148,6 +150,19 @@ def _keys_and_values(model: RMTForCausalLM) -> list[torch.Tensor]:
 # ---------------------------------------------------------------------- reading
 
 
+@cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed memory, up to a GiB, for this process: given back, each step takes it anew, page by page.
+
+    Returns: whether it does now; other C libraries stay as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # not Linux, or not glibc
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30))  # 32 MiB: the most it takes
+
+
 class Reader:
     """Reads prompts side by side and returns their memory, as `model.read` does.
 
@@ -162,6 +177,8 @@ class Reader:
                  snapshot: Snapshot | None = None):  # fmt: skip
         self.model, self.on_tokens, self.snapshot = model, on_tokens, snapshot
         self._compiled, self._compiled_shape = None, None
+        if model.device.type == "cpu":
+            keep_freed_memory()
 
     @cached_property
     def _writer(self) -> RMTForCausalLM:

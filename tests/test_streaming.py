@@ -10,7 +10,7 @@ from torch._dynamo.backends.common import aot_autograd
 from rmtkit.background import TokenPieces, TokenRows
 from rmtkit.precision import evaluation_dtype
 from rmtkit.snapshots import Part, Snapshot
-from rmtkit.streaming import Reader, ahead, fast_copy, flops_per_segment, writer
+from rmtkit.streaming import Reader, ahead, fast_copy, flops_per_segment, keep_freed_memory, writer
 
 CPU = torch.device("cpu")
 
@@ -82,6 +82,19 @@ def test_reader_uses_the_compiled_step_for_full_segments_of_its_batch_only(make_
     assert shapes == [(3, 5)] * 41  # once to compile, forty full segments
     reader.read(TokenRows(list(make_tokens(2, 30).numpy()), 20))
     assert len(shapes) == 41
+
+
+def test_memory_that_a_step_frees_is_there_for_the_next_one():
+    resource = pytest.importorskip("resource")
+    if not keep_freed_memory():
+        pytest.skip("not glibc")
+    faults = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [torch.zeros(6 * 2**20) for _ in range(4)]  # 24 MiB each
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del held
+    assert min(faults[1:]) < 500  # of 24,576 pages
 
 
 # ---------------------------------------------------------------- going on where it was
