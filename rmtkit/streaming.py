@@ -167,7 +167,7 @@ class Reader:
     """Reads prompts side by side and returns their memory, as `model.read` does.
 
     Segments are cut in a thread while those before are computed. With a snapshot a reading that was killed goes on
-    where it was, and gives the same memory bit for bit.
+    where it was, and gives the same memory bit for bit. On a CPU the process keeps what it frees (`keep_freed_memory`).
 
     Args: model: of any kind;  on_tokens: called with the number of tokens read since the last call, and of those that
           a snapshot saved reading;  snapshot: where the memory is kept on the way, or None.

@@ -6,7 +6,8 @@ tokens, the samples, the machine. A process for each, so that its memory is its 
 straightforward   One sample at a time, float32; the causal LM as a whole is called with output_hidden_states=True, and
                   logits and hidden states of all segments are kept and concatenated (the authors' wrapper).
 rmtkit            What `python -m rmtkit evaluate` does: samples side by side, weights in bfloat16 where the processor
-                  has it, a compiled step, nothing kept but the memory, nothing computed but what it depends on.
+                  has it, a compiled step, nothing kept but the memory, nothing computed but what it depends on;
+                  what a step frees stays with the process.
 
 Both read with one precision the same memory: that is checked first. The share of the machine's peak is the
 floating-point operations of `rmtkit.streaming.flops_per_segment` against a large product in the same data type.
