@@ -1,5 +1,7 @@
 """Peak memory and speed of a reading."""
 
+from mmap import mmap
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,15 @@ from rmtkit import meters
 from rmtkit.meters import ReadingMeter, peak_resident_mb, together
 
 CPU = torch.device("cpu")
-MB = 80  # of an array, large enough to be given back to the system when it is freed
+MB = 80
 
 
 def use_memory(then=None):
-    array = np.ones(MB * 10**6 // 8)
-    if then:
-        then()
-    del array
+    """Have so much more memory for a moment: of the system itself, as malloc may have some that was freed before."""
+    with mmap(-1, MB * 10**6) as memory:
+        np.frombuffer(memory, np.uint8).fill(1)
+        if then:
+            then()
 
 
 @pytest.fixture

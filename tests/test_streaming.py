@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 
 from rmtkit.background import TokenPieces, TokenRows
+from rmtkit.bench.measurement import in_new_process
 from rmtkit.precision import evaluation_dtype
 from rmtkit.snapshots import Part, Snapshot
 from rmtkit.streaming import Reader, ahead, fast_copy, flops_per_segment, keep_freed_memory, writer
@@ -84,17 +85,26 @@ def test_reader_uses_the_compiled_step_for_full_segments_of_its_batch_only(make_
     assert len(shapes) == 41
 
 
-def test_memory_that_a_step_frees_is_there_for_the_next_one():
-    resource = pytest.importorskip("resource")
+def page_faults_of_steps() -> list[int] | None:
+    """Return how many pages each of four steps with 96 MiB takes from the system; None if that cannot be known."""
     if not keep_freed_memory():
-        pytest.skip("not glibc")
+        return None
+    import resource
+
     faults = []
     for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         held = [torch.zeros(6 * 2**20) for _ in range(4)]  # 24 MiB each
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         del held
-    assert min(faults[1:]) < 500  # of 24,576 pages
+    return faults
+
+
+def test_memory_that_a_step_frees_is_there_for_the_next_one():
+    faults = in_new_process(page_faults_of_steps)
+    if faults is None:
+        pytest.skip("not glibc")
+    assert faults[-1] < 500  # of 24,576 pages; the second step may still take some
 
 
 # ---------------------------------------------------------------- going on where it was
