@@ -8,6 +8,7 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 from llm_rows import TASKS, cell, frame  # noqa: E402
+from plotting_tables import legend_texts  # noqa: E402
 
 from rmtkit import plotting  # noqa: E402
 from rmtkit.intervals import wilson_interval  # noqa: E402
@@ -78,9 +79,20 @@ def test_lengths_figure_gives_models_looks_by_kind_that_differ_in_every_panel():
     tasks = {"a": ["qa1"], "b": ["qa2"], "c": ["qa1"]}
     rows = frame(*(cell(task, right=1, model=name) for name in names for task in tasks.get(name, ["qa1", "qa2"])))
     figure = plotting.plot_llm_lengths(accuracy_table(rows), kinds=names)
-    colours = [{bars.get_label(): bars[0].get_color() for bars in axis.containers} for axis in figure.axes]
-    assert colours[0]["a"] == colours[1]["b"] == "black"
+    lines = [{bars.get_label(): bars[0] for bars in axis.containers} for axis in figure.axes]
+    colours = [{label: line.get_color() for label, line in panel.items()} for panel in lines]
+    assert colours[0]["a, b"] == colours[1]["a, b"] == "black"
     assert all(len(set(panel.values())) == len(panel) for panel in colours) and len(colours[0]) == 5
+    assert lines[0]["a, b"].get_xdata().tolist() == lines[1]["a, b"].get_xdata().tolist()
+    assert legend_texts(figure) == ["M", "M + 5", "a, b", "c", "last_named"]
+
+
+def test_models_that_share_a_task_keep_their_names_where_no_look_is_left():
+    names = {name: "memory" for name in "abcd"}
+    figure = plotting.plot_llm_lengths(
+        accuracy_table(frame(*(cell(right=1, model=name) for name in names))), kinds=names
+    )
+    assert legend_texts(figure) == ["a", "b", "c", "d"]
 
 
 def test_lengths_figure_has_wilson_bars_crosses_of_those_answered_and_published_curves():

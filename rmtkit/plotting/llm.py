@@ -149,30 +149,36 @@ def plot_llm_lengths(table: pd.DataFrame, *, kinds: dict[str, str] | None = None
 
 
 def _looks(table: pd.DataFrame, kinds: dict[str, str]) -> dict[str, dict]:
-    """Return the look of each model, by its kind where that is known; such as share no task can look alike."""
+    """Return the look and label of each model, by its kind where that is known.
+
+    Such as share no task can look alike: they then are one entry of the legend, with all their names.
+    """
     looks: dict[str, dict] = {}
     tasks = {name: set(cells["task"]) for name, cells in table.groupby("model", sort=False)}
     for number, name in enumerate(tasks):
         choices = KIND_LOOKS.get(kinds.get(name, ""), [curve_look(number)])
         beside = [looks[other] for other in looks if tasks[other] & tasks[name]]
         looks[name] = next((look for look in choices if look not in beside), choices[-1])
-    return looks
+    return {name: {**look, "label": plain(_label(name, looks, tasks))} for name, look in looks.items()}
+
+
+def _label(name: str, looks: dict[str, dict], tasks: dict[str, set]) -> str:
+    """Return the names of all that look like a model, if no two of them are on the same task; else its own."""
+    alike = [other for other in looks if looks[other] == looks[name]]
+    share_none = sum(len(tasks[other]) for other in alike) == len(set.union(*(tasks[other] for other in alike)))
+    return ", ".join(alike) if share_none else name
 
 
 def _draw_models(axis: Axes, cells: pd.DataFrame, looks: dict[str, dict], lengths: list[str]) -> None:
     for name, look in looks.items():
         rows = cells[(cells["model"] == name) & cells["accuracy"].notna()]
         if len(rows):
-            places = _places(rows, list(looks), name, lengths)
-            draw_interval(
-                axis,
-                places,
-                rows,
-                "accuracy",
-                markersize=5,
-                label=plain(name),
-                **{"zorder": 4, "elinewidth": 1.2, **look},
-            )
+            places = _places(rows, _labels(looks), look["label"], lengths)
+            draw_interval(axis, places, rows, "accuracy", markersize=5, **{"zorder": 4, "elinewidth": 1.2, **look})
+
+
+def _labels(looks: dict[str, dict]) -> list[str]:
+    return list(dict.fromkeys(look["label"] for look in looks.values()))
 
 
 def _draw_answered(axis: Axes, cells: pd.DataFrame, looks: dict[str, dict], lengths: list[str]) -> None:
@@ -182,7 +188,7 @@ def _draw_answered(axis: Axes, cells: pd.DataFrame, looks: dict[str, dict], leng
         mine = rows[rows["model"] == name]
         if len(mine):
             cross = {"color": look["color"], "marker": "x", "linestyle": "", "markersize": 8, "zorder": 5}
-            places = _places(mine, list(looks), name, lengths)
+            places = _places(mine, _labels(looks), look["label"], lengths)
             axis.plot(places, 100 * mine["accuracy"], label=plain(f"{OF_ANSWERED}: {name}"), **cross)
 
 
