@@ -13,6 +13,7 @@ from rmtkit.llm.predictions import FOLDER, read_predictions
 from rmtkit.llm.run import run_llm
 from rmtkit.llm.settings import LLMSettings, resolve_llm
 from rmtkit.parameters import ConfigError, as_text
+from rmtkit.reference import REFERENCE, weights_digest
 from rmtkit.runs import read_json
 
 # ---------------------------------------------------------------------- a whole evaluation
@@ -89,6 +90,16 @@ def test_run_llm_refuses_a_folder_of_other_settings(own_cases, echo, tmp_path):
         ConfigError, match="holds an evaluation with other settings .max_answer_tokens: 20 there, 9 asked"
     ):
         run_llm(own_settings(own_cases, run_dir=str(tmp_path / "run"), max_answer_tokens=9))
+
+
+def test_run_llm_does_not_take_answers_of_other_weights_for_those_of_a_model(own_cases, echo, monkeypatch):
+    folder = run_llm(own_settings(own_cases, compare="qa1"))
+    (record,) = (folder / FOLDER).glob("reference-qa1*.json")
+    assert read_json(record)["what"]["weights"] == weights_digest(REFERENCE / "qa1")[:16]
+    run_llm(own_settings(own_cases, compare="qa1"))
+    monkeypatch.setattr("rmtkit.reference.weights_digest", lambda *_: "of another training")
+    with pytest.raises(ConfigError, match="has answers of other weights of reference:qa1; give another run_dir"):
+        run_llm(own_settings(own_cases, compare="qa1", num_samples=4))
 
 
 def test_run_llm_refuses_lengths_beyond_the_window(echo, tmp_path):

@@ -14,7 +14,7 @@ from rmtkit import __version__
 from rmtkit.lengths import TOKENS
 from rmtkit.llm.asking import prompt_template
 from rmtkit.llm.cases import Case, Model, Prompt
-from rmtkit.llm.predictions import digest, save
+from rmtkit.llm.predictions import FOLDER, digest, save
 from rmtkit.llm.settings import PARTS, LLMSettings, check_labels
 from rmtkit.parameters import ConfigError
 from rmtkit.reference import REFERENCE, resolve_reference
@@ -70,6 +70,16 @@ def open_folder(settings: LLMSettings) -> Path:
             raise ConfigError(f"{folder} holds an evaluation with other settings ({said}); give another run_dir")
     save(path, {"identity": wanted, "settings": settings.record()})
     return folder
+
+
+def check_weights(folder: Path, candidates: list[Candidate]) -> None:
+    """Refuse a folder that has answers of other weights under the name of a model. Raises: ConfigError."""
+    weights = {candidate.model.name: candidate.about.get("weights") for candidate in candidates}
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        what = read_json(path)["what"]
+        now = weights.get(what["model"])
+        if now and what.get("weights") != now:
+            raise ConfigError(f"{folder} has answers of other weights of {what['model']}; give another run_dir")
 
 
 def identity(settings: LLMSettings) -> dict:
@@ -185,6 +195,8 @@ def open_candidates(settings: LLMSettings, cells: list[Cell]) -> list[Candidate]
     style = _plain() if is_recurrent(settings) else make_style(settings, has_template=has_template)
     if settings.chat_template and not has_template:
         raise ConfigError(f"chat_template is true, and {settings.model!r} has none; leave it out")
+    if is_recurrent(settings):
+        asked["weights"] = model.weights
     found = [Candidate(model, style, about=asked)]
     if retriever is not None:
         found.append(Candidate(model, style, retriever, about=asked))
@@ -272,7 +284,7 @@ def _open_recurrent(name: str, tasks: Sequence[str], about: dict) -> Candidate:
     shared = tuple(task for task in tasks if task in model.tasks)
     if not shared:
         raise ConfigError(f"compare: {name} was trained on {', '.join(model.tasks)}, none of which is asked for")
-    return Candidate(model, _plain(), tasks=shared, about=about)
+    return Candidate(model, _plain(), tasks=shared, about={**about, "weights": model.weights})
 
 
 def _open_retriever(settings: LLMSettings, tokenizer):

@@ -35,13 +35,14 @@ class RecurrentModel:
     Raises: ConfigError if there is no such model.
 
     tasks: those that it was trained on. It answers others, too, in the words that it knows.
+    weights: a hash of them, as a folder may get others under the same name.
     """
 
     window = None
 
     def __init__(self, checkpoint: str | Path, parameters: dict | None = None):
-        from rmtkit.experiment import load_trained
-        from rmtkit.reference import resolve_trained
+        from rmtkit.experiment import load_trained, model_folder
+        from rmtkit.reference import resolve_trained, weights_digest
         from rmtkit.streaming import Reader
 
         config = resolve_trained({**(parameters or {}), "checkpoint": str(checkpoint)})
@@ -49,6 +50,7 @@ class RecurrentModel:
         if self.tokenizer.eos_token_id is None:
             self.tokenizer.eos_token = self.tokenizer.sep_token
         self.name, self.tasks = _name(str(checkpoint)), config.tasks
+        self.weights = weights_digest(model_folder(config), config.memory_grid)[:16]
         self._answer_size = config.answer_size
         self._reader = Reader(self.model)
         layout = {"layout": config.layout, "question_position": config.question_position}

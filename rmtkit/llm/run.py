@@ -33,6 +33,7 @@ def run_llm(settings: LLMSettings) -> Path:
     cells = opening.open_cells(settings)
     folder = opening.open_folder(settings)
     candidates = opening.open_candidates(settings, cells)
+    opening.check_weights(folder, candidates)
     main = candidates[0]
     opening.check_window(settings, main.model)
     save(folder / "config.json", {**read_json(folder / "config.json"), "model": main.model.name})
