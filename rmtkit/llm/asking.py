@@ -141,6 +141,7 @@ class Asking:
             "prompts": dataclasses.asdict(self.style),
             "prompt_hash": digest([template.system, template.text]),
             "retrieval": None if self.retriever is None else retrieval_name(self.retriever),
+            **({"weights": self.model.weights} if hasattr(self.model, "weights") else {}),
             **self.about,
         }  # fmt: skip
 

@@ -83,7 +83,8 @@ class Model(Protocol):
     """What an evaluation needs of a model.
 
     name:   as results name it;
-    window: tokens of prompt and answer together that it takes, None if there is no such limit.
+    window: tokens of prompt and answer together that it takes, None if there is no such limit;
+    weights: a hash, if it may get others under its name: its answers are then known by both. Most have none.
     """
 
     name: str

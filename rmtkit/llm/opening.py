@@ -74,7 +74,7 @@ def open_folder(settings: LLMSettings) -> Path:
 
 def check_weights(folder: Path, candidates: list[Candidate]) -> None:
     """Refuse a folder that has answers of other weights under the name of a model. Raises: ConfigError."""
-    weights = {candidate.model.name: candidate.about.get("weights") for candidate in candidates}
+    weights = {candidate.model.name: getattr(candidate.model, "weights", None) for candidate in candidates}
     for path in sorted((folder / FOLDER).glob("*.json")):
         what = read_json(path)["what"]
         now = weights.get(what["model"])
@@ -195,8 +195,6 @@ def open_candidates(settings: LLMSettings, cells: list[Cell]) -> list[Candidate]
     style = _plain() if is_recurrent(settings) else make_style(settings, has_template=has_template)
     if settings.chat_template and not has_template:
         raise ConfigError(f"chat_template is true, and {settings.model!r} has none; leave it out")
-    if is_recurrent(settings):
-        asked["weights"] = model.weights
     found = [Candidate(model, style, about=asked)]
     if retriever is not None:
         found.append(Candidate(model, style, retriever, about=asked))
@@ -284,7 +282,7 @@ def _open_recurrent(name: str, tasks: Sequence[str], about: dict) -> Candidate:
     shared = tuple(task for task in tasks if task in model.tasks)
     if not shared:
         raise ConfigError(f"compare: {name} was trained on {', '.join(model.tasks)}, none of which is asked for")
-    return Candidate(model, _plain(), tasks=shared, about={**about, "weights": model.weights})
+    return Candidate(model, _plain(), tasks=shared, about=about)
 
 
 def _open_retriever(settings: LLMSettings, tokenizer):
